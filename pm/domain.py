@@ -1,0 +1,217 @@
+"""The vocabulary: what a plant has, what is read from it, what is forecast, what is raised.
+
+Frozen values without behaviour beyond their own arithmetic. Times in the decisions are aware `datetime`s in UTC;
+bulk sensor data carries microseconds since the epoch (the store's resolution), because millions of `datetime`
+objects would cost more than the rest of the pipeline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HORIZON = timedelta(hours=72)
+HORIZON_HOURS = 72
+REPORTED_HOURS = (24, 48, 72)
+"""The horizons at which probabilities are reported and scored."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_INTERVAL = re.compile(r"(\d+)([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def to_us(time: datetime) -> int:
+    """Microseconds since the epoch of an aware datetime, exact (no float on the way)."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_us(us: int) -> datetime:
+    """The aware UTC datetime of so many microseconds since the epoch."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def parse_interval(text: str) -> timedelta:
+    """`"10m"`, `"1h"`, `"1d"` as a timedelta. Raises ValueError on anything else."""
+    match = _INTERVAL.fullmatch(text)
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"interval {text!r} is not a number and a unit; write it as 10m, 1h or 1d")
+    return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
+
+
+class EventKind(StrEnum):
+    """What an event of an asset is."""
+
+    ERROR = "error"
+    MAINTENANCE = "maintenance"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A measurement point, by its name the same on every asset that has it."""
+
+    name: str
+    unit: str = ""
+    low: float | None = None
+    """Readings under this are out of range (in `unit`)."""
+    high: float | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureMode:
+    """One way in which assets fail; `code` is what failure events carry."""
+
+    code: str
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One machine of the plant."""
+
+    name: str
+    model: str
+    static: Mapping[str, float | int | str] = field(default_factory=dict)
+    """What does not change while it runs (age at the start, capacity, site), by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one asset's points read at one time: a wide row. A point that was not read is absent, never NaN."""
+
+    asset: str
+    time_us: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an asset at a time, known from then on and not before."""
+
+    asset: str
+    time_us: int
+    kind: EventKind
+    code: str
+
+
+@dataclass(frozen=True)
+class History:
+    """Readings and events of some assets over some time, columnar: what training and forecasting take.
+
+    readings: columns `time` (datetime64[us, UTC]), `asset` (str), one float column per point (NaN where not read);
+        one row per asset and time, sorted by asset, then time.
+    events: columns `time` (datetime64[us, UTC]), `asset`, `kind`, `code` (all str); sorted by time, asset, kind, code.
+    """
+
+    interval: timedelta
+    points: tuple[Point, ...]
+    failure_modes: tuple[FailureMode, ...]
+    assets: tuple[Asset, ...]
+    readings: pd.DataFrame
+    events: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A named history with its origin: the folder of `docs/recordings.md` in memory."""
+
+    name: str
+    interval_text: str
+    about: str
+    source: str
+    licence: str
+    history: History
+
+
+class Abstention(StrEnum):
+    """Why a forecast carries no probability."""
+
+    STALE = "stale"
+    OFF = "off"
+    UNSEEN_CONDITION = "unseen condition"
+    TOO_LITTLE_HISTORY = "too little history"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """How much one input moved a forecast: the change in log-hazard over the horizon when it is taken away."""
+
+    feature: str
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The probability that an asset fails within the next hours, as known at `time`.
+
+    Where `abstained` is set every number is None (never 0): an unknown is a value of its own.
+    """
+
+    asset: str
+    time: datetime
+    model: str
+    """Version and hash of the forecaster that issued it."""
+    abstained: Abstention | None = None
+    step_hours: float = 1.0
+    hazard: tuple[float, ...] = ()
+    """Probability of failing in each step given survival until then; `HORIZON_HOURS / step_hours` values."""
+    mode_probability: Mapping[str, float] = field(default_factory=dict)
+    """Cumulative incidence within the horizon, by failure mode; sums to the probability at the horizon."""
+    rul_hours: float | None = None
+    """Expected remaining life in hours, capped as the model says."""
+
+    def probability(self, hours: float = HORIZON_HOURS) -> float | None:
+        """P(failure within `hours` after `time`); None when abstained. `hours` is rounded down to whole steps."""
+        if self.abstained is not None:
+            return None
+        survival = 1.0
+        for hazard in self.hazard[: int(hours / self.step_hours + 1e-9)]:
+            survival *= 1.0 - hazard
+        return 1.0 - survival
+
+    def leading_mode(self) -> str | None:
+        """The failure mode with the highest probability, or None when there is none."""
+        return max(self.mode_probability, key=self.mode_probability.__getitem__, default=None)
+
+
+class AlertState(StrEnum):
+    """ISA-18.2 states of an alert."""
+
+    UNACKNOWLEDGED = "unacknowledged"
+    ACKNOWLEDGED = "acknowledged"
+    RETURNED_UNACKNOWLEDGED = "returned-unacknowledged"
+    SHELVED = "shelved"
+    SUPPRESSED = "suppressed"
+    OUT_OF_SERVICE = "out-of-service"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A warning that an asset is likely to fail within the horizon, and what became of it."""
+
+    id: str
+    asset: str
+    failure_mode: str
+    raised_at: datetime
+    state: AlertState
+    cause: str
+    """What moved the forecast, in words."""
+    probability_at_raise: float
+    model: str
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    cleared_at: datetime | None = None
+    closed_at: datetime | None = None
+    closed_because: str | None = None
+    shelved_until: datetime | None = None
+    reasons: Sequence[Reason] = ()
