@@ -1,0 +1,28 @@
+"""`make bench`: every benchmark in turn; each prints a table and says on what hardware it ran."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import platform
+import runpy
+from pathlib import Path
+
+
+def hardware() -> str:
+    """One line about this machine for the head of a result."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    print(f"On {hardware()}\n")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith("_"):
+            print(f"## {module.name}")
+            runpy.run_module(f"benchmarks.{module.name}", run_name="__main__")
+            print()
