@@ -1,0 +1,259 @@
+"""Forecast quality alone, with intervals, beside the baselines: before any threshold, delay or suppression.
+
+The forecaster and the baselines are judged on the same assets at the same times. The baselines learn from the assets
+that the forecaster learned from and see no later time than it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from forecasting.baseline import GradientBoosting, HazardByAge, hours_of
+from forecasting.censoring import Followed, dynamic_auc, followed, integrated_brier
+from forecasting.metrics import (
+    Floats,
+    HorizonScore,
+    Outcomes,
+    mean_over_assets,
+    multiplicities,
+    outcomes,
+    phm08_penalty,
+    rul_rmse_over_assets,
+)
+from forecasting.windows import FeatureSchema
+from pm.domain import REPORTED_HOURS, EventKind, History, Recording
+from pm.errors import ModelError
+from pm.outcomes import horizon_label, microseconds, score_horizons
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forecasting.predict import ForecastTable, TransformerForecaster
+
+FORECASTER: Final = "transformer"
+BOOSTING: Final = "gradient boosting"
+BY_AGE: Final = "hazard by age"
+REPLICATES: Final = 200
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What one forecaster says of N (asset, time) pairs."""
+
+    probability: Mapping[int, Floats]
+    rul_hours: Floats
+
+
+def evaluate(
+    recording: Recording,
+    forecaster: TransformerForecaster,
+    *,
+    rng: np.random.Generator,
+    assets: Sequence[str] | None = None,
+    every: timedelta | None = None,
+    start: datetime | None = None,
+    baseline: bool = True,
+    threads: int = 1,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Judge a forecaster on a recording; the result is plain JSON (docs/evaluation.md says what each number means).
+
+    assets: judged; by default the recording's assets that the forecaster held out of training, or all of them when it
+        knows none of them. every: time between forecasts, by default the model's step. start: judge later forecasts
+        only. baseline: judge the baselines too, where the recording holds the forecaster's training assets.
+    rng: draws the bootstrap over assets. threads: of gradient boosting. progress: called with what is being done and
+        the share done.
+    Raises ModelError for assets that the recording does not hold.
+    """
+    history, artefact = recording.history, forecaster.artefact
+    judged = _judged(history, assets, artefact.split.held_out, {*artefact.split.train, *artefact.split.validation})
+    say = progress or (lambda what, share: None)
+    table = forecaster.forecast_grid(
+        history, judged, every, start=start, progress=lambda share: say("forecasting", share)
+    )
+    if not len(table):
+        raise ModelError(f"{recording.name}: no forecast to judge; name an earlier start or other assets")
+    found = _outcomes(history, table)
+    answers = {FORECASTER: _Answers({h: table.probability(h) for h in REPORTED_HOURS}, table.rul_hours)}
+    note = "not asked for"
+    if baseline:
+        note = _baseline_note(history, artefact.split.train, judged)
+        if not note:
+            answers |= _baselines(forecaster, history, table, threads=threads, say=say)
+    say("scoring", 0.0)
+    draws = multiplicities(found.assets, REPLICATES, rng)
+    share = followed(found)
+    scores = {name: score_horizons(found, answer.probability, draws) for name, answer in answers.items()}
+    return {
+        "recording": recording.name,
+        "model": forecaster.version,
+        "schedule_features": artefact.schema.schedule_features,
+        "assets": list(table.assets),
+        "seen_in_training": sorted({*table.assets} & {*artefact.split.train, *artefact.split.validation}),
+        "forecasts": len(table),
+        "failures": _failures_ahead(history, table),
+        "every_hours": (every or timedelta(hours=artefact.schema.step_hours)) / timedelta(hours=1),
+        "start": None if start is None else start.isoformat(),
+        "baselines_left_out": note or None,
+        "scores": {
+            name: {
+                "horizons": {label: _horizon(score) for label, score in scores[name].items()},
+                "integrated_brier": _integrated(found, answer, draws, share),
+                "dynamic_auc": {
+                    horizon_label(h): dynamic_auc(found, h, answer.probability[h], draws, share).to_json()
+                    for h in REPORTED_HOURS
+                },
+                "remaining_life": _remaining(found, answer, artefact.schema, draws),
+            }
+            for name, answer in answers.items()
+        },
+        "pr_auc_above": {
+            name: {
+                label: score.pr_auc.minus(scores[name][label].pr_auc).to_json()
+                for label, score in scores[FORECASTER].items()
+            }
+            for name in answers
+            if name != FORECASTER
+        },
+        "curves": {name: {label: _curves(score) for label, score in by.items()} for name, by in scores.items()},
+    }
+
+
+def _judged(history: History, assets: Sequence[str] | None, held_out: Sequence[str], known: set[str]) -> list[str]:
+    there = {asset.name for asset in history.assets}
+    if assets is not None:
+        missing = sorted(set(assets) - there)
+        if missing:
+            raise ModelError(f"asset {missing[0]!r} is not in the recording; name assets of its assets.csv")
+        return list(assets)
+    kept = [name for name in held_out if name in there]
+    if kept:
+        return kept
+    unseen = [asset.name for asset in history.assets if asset.name not in known]
+    if unseen:
+        return unseen
+    raise ModelError(
+        "the model learned from every asset of this recording, so that none can judge it; name assets with --assets, "
+        "or train with train.hold_out above 0"
+    )
+
+
+def _baseline_note(history: History, train: Sequence[str], judged: Sequence[str]) -> str:
+    """Why the baselines cannot be fitted; empty when they can."""
+    there = {asset.name for asset in history.assets} & set(train)
+    if not there:
+        return "the recording does not hold the assets that the model learned from"
+    if there <= set(judged):
+        return "every training asset is judged"
+    return ""
+
+
+def _baselines(
+    forecaster: TransformerForecaster,
+    history: History,
+    table: ForecastTable,
+    *,
+    threads: int,
+    say: Callable[[str, float], None],
+) -> dict[str, _Answers]:
+    artefact = forecaster.artefact
+    schema, until = artefact.schema, artefact.trained_until
+    apart = set(table.assets)
+    train = [name for name in artefact.split.train if name not in apart]
+    validation = [name for name in artefact.split.validation if name not in apart]
+    say(f"training {BOOSTING}", 0.0)
+    boosting = GradientBoosting.fit(
+        history,
+        schema=schema,
+        train_assets=train,
+        validation_assets=validation,
+        seed=artefact.seed,
+        until=until,
+        threads=threads,
+    )
+    by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)
+    names = [table.assets[index] for index in table.asset_index]
+    judged = replace(history, assets=tuple(asset for asset in history.assets if asset.name in apart))
+    found = {}
+    for name, model in ((BOOSTING, boosting), (BY_AGE, by_age)):
+        say(f"asking {name}", 0.5)
+        answer = model.forecast(judged, names, table.time_us)
+        found[name] = _Answers(answer.probability, answer.rul_hours)
+    return found
+
+
+def _outcomes(history: History, table: ForecastTable) -> Outcomes:
+    """What followed each row of the table; assets are numbered as in the table."""
+    code = {name: index for index, name in enumerate(table.assets)}
+    failed = _failures(history, table.assets)
+    last = history.readings.groupby("asset", observed=True)["time"].max()
+    return outcomes(
+        table.asset_index,
+        table.time_us,
+        [code[name] for name in failed["asset"]],
+        microseconds(failed["time"]),
+        microseconds(last.reindex(list(table.assets))),
+    )
+
+
+def _failures(history: History, assets: Sequence[str]) -> pd.DataFrame:
+    """Asset and time of failures; modes that fail at one time are one failure."""
+    events = history.events
+    failed = events[(events["kind"] == EventKind.FAILURE.value) & events["asset"].isin(list(assets))]
+    return failed.drop_duplicates(["asset", "time"])
+
+
+def _failures_ahead(history: History, table: ForecastTable) -> int:
+    """Failures after the first forecast of their asset."""
+    failed = _failures(history, table.assets)
+    first = {table.assets[i]: int(table.time_us[table.asset_index == i].min()) for i in np.unique(table.asset_index)}
+    times = microseconds(failed["time"])
+    return sum(int(time) > first[name] for name, time in zip(failed["asset"], times, strict=True) if name in first)
+
+
+def _horizon(score: HorizonScore) -> dict[str, Any]:
+    return {
+        "forecasts": score.known,
+        "failing": score.positives,
+        "left_out": score.unknown,
+        "base_rate": score.base_rate,
+        "pr_auc": score.pr_auc.to_json(),
+        "roc_auc": score.roc_auc.to_json(),
+        "brier": score.brier.to_json(),
+        "calibration_error": score.reliability.error.to_json(),
+    }
+
+
+def _integrated(found: Outcomes, answer: _Answers, draws: Floats, share: Followed) -> dict[str, Any]:
+    """Over 0, 24, 48 and 72 h, the times at which every forecaster speaks."""
+    hours = np.array(REPORTED_HOURS, np.float64)
+    cumulative = np.stack([answer.probability[h] for h in REPORTED_HOURS], axis=1)
+    return integrated_brier(found, hours, cumulative, draws, share).to_json()
+
+
+def _remaining(found: Outcomes, answer: _Answers, schema: FeatureSchema, draws: Floats) -> dict[str, Any]:
+    """Errors in steps, so that they compare with the literature on run-to-failure sets."""
+    truth, known = hours_of(found, schema)
+    known &= ~np.isnan(answer.rul_hours)
+    true, told = truth[known] / schema.step_hours, answer.rul_hours[known] / schema.step_hours
+    asset = found.asset[known]
+    return {
+        "forecasts": int(known.sum()),
+        "cap_steps": schema.rul_cap,
+        "step_hours": schema.step_hours,
+        "rmse_steps": rul_rmse_over_assets(true, told, asset, draws).to_json(),
+        "nasa_score_per_forecast": mean_over_assets(phm08_penalty(true, told), asset, draws).to_json(),
+    }
+
+
+def _curves(score: HorizonScore) -> dict[str, Any]:
+    return {
+        "reliability": score.reliability.to_json(),
+        "recall": score.recall.tolist(),
+        "precision": score.precision.tolist(),
+    }

@@ -1,0 +1,85 @@
+"""An evaluation for people: a table for the console, and a page with its curves that opens without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pm import charts, page
+
+CURVES_AT = "72h"
+"""The horizon whose curves are drawn."""
+
+
+def table(evaluation: Mapping[str, Any]) -> Table:
+    """One line per forecaster and horizon."""
+    shown = Table(title=f"{evaluation['model']} on {evaluation['recording']}", title_justify="left")
+    for heading in ("forecaster", "failure within"):
+        shown.add_column(heading)
+    for heading in ("PR-AUC", "base rate", "Brier", "calibration error", "ROC-AUC"):
+        shown.add_column(heading, justify="right")
+    for name, scores in evaluation["scores"].items():
+        for label, score in scores["horizons"].items():
+            shown.add_row(
+                name,
+                label.replace("h", " h"),
+                _with_interval(score["pr_auc"], 3),
+                page.percent(score["base_rate"], 1),
+                page.number(score["brier"]["value"], 4),
+                page.number(score["calibration_error"]["value"], 4),
+                page.number(score["roc_auc"]["value"], 3),
+            )
+        shown.add_section()
+    return shown
+
+
+def sentences(evaluation: Mapping[str, Any]) -> list[str]:
+    """What the table cannot say: the difference from each baseline, and what to be careful with."""
+    lines = []
+    for name, by_label in evaluation["pr_auc_above"].items():
+        gap = by_label[CURVES_AT]
+        if gap["value"] is None:
+            continue
+        sure = gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
+        word = "above" if gap["value"] >= 0 else "below"
+        interval = f" (95 %: {gap['low']:+.3f} to {gap['high']:+.3f})" if gap["low"] is not None else ""
+        lines.append(
+            f"PR-AUC at 72 h is {abs(gap['value']):.3f} {word} {name}{interval}"
+            + ("." if sure else "; the assets are too few to be sure of the sign.")
+        )
+    if evaluation["baselines_left_out"]:
+        lines.append(f"No baselines: {evaluation['baselines_left_out']}.")
+    if evaluation["seen_in_training"]:
+        seen = len(evaluation["seen_in_training"])
+        lines.append(f"{seen} of the judged assets were seen in training: these scores flatter the model.")
+    return lines
+
+
+def evaluation_page(evaluation: Mapping[str, Any]) -> str:
+    """The page as text."""
+    curves = {name: by_label[CURVES_AT] for name, by_label in evaluation["curves"].items()}
+    figures = {}
+    reliable = {
+        name: list(zip(*(curve["reliability"][key] for key in ("predicted", "observed", "count")), strict=True))
+        for name, curve in curves.items()
+        if curve["reliability"]["count"]
+    }
+    if reliable:
+        figures["reliability"] = charts.reliability(reliable)
+    ranked = {name: (curve["recall"], curve["precision"]) for name, curve in curves.items() if curve["recall"]}
+    if ranked:
+        figures["precision_recall"] = charts.precision_recall(ranked)
+    return page.render("evaluation.html", figures=figures, evaluation=evaluation, sentences=sentences(evaluation))
+
+
+def write_html(evaluation: Mapping[str, Any], path: Path) -> None:
+    """Write the page, whole or not at all."""
+    page.write(evaluation_page(evaluation), path)
+
+
+def _with_interval(score: Mapping[str, Any], digits: int) -> str:
+    told = page.interval(score, digits)
+    return f"{page.number(score['value'], digits)} ({told})" if told else page.number(score["value"], digits)

@@ -1,0 +1,163 @@
+"""A small trained model judged beside the baselines: the numbers are those of the metrics, on the right assets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from forecasting import metrics
+from forecasting.predict import TransformerForecaster
+from forecasting.train import fit
+from forecasting.windows import schema_of
+from pm.domain import Recording
+from pm.errors import ModelError
+from pm.evaluate import BOOSTING, BY_AGE, FORECASTER, evaluate
+from pm.evaluation_page import evaluation_page, sentences, table, write_html
+from pm.outcomes import LATER
+from tests.forecasting_cases import START, TINY, worn_plant
+
+TRAIN, STOP, HELD = ["pump-0", "pump-1", "pump-2", "pump-3"], ["pump-4"], ["pump-5", "pump-6", "pump-7"]
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    return Recording("worn", "1h", "", "", "", worn_plant(assets=8, days=35))
+
+
+@pytest.fixture(scope="module")
+def forecaster(recording: Recording) -> TransformerForecaster:
+    history = recording.history
+    return TransformerForecaster(
+        fit(history, TRAIN, STOP, schema_of(history, TINY), TINY, held_out=HELD, name="tiny").artefact
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation(recording: Recording, forecaster: TransformerForecaster) -> dict[str, Any]:
+    return evaluate(recording, forecaster, rng=np.random.default_rng(0))
+
+
+def test_the_held_out_assets_are_judged_beside_both_baselines(evaluation: dict[str, Any]) -> None:
+    assert evaluation["assets"] == HELD
+    assert evaluation["seen_in_training"] == []
+    assert evaluation["baselines_left_out"] is None
+    assert list(evaluation["scores"]) == [FORECASTER, BOOSTING, BY_AGE]
+    for scores in evaluation["scores"].values():
+        assert list(scores["horizons"]) == ["24h", "48h", "72h", LATER]
+        for score in scores["horizons"].values():
+            assert 0 < score["pr_auc"]["value"] <= 1
+            assert 0 <= score["calibration_error"]["value"] <= 1
+            assert score["forecasts"] + score["left_out"] == evaluation["forecasts"]
+        assert scores["integrated_brier"]["value"] > 0
+        assert scores["remaining_life"]["rmse_steps"]["value"] > 0
+    assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
+
+
+def test_all_are_judged_on_the_same_forecasts(evaluation: dict[str, Any]) -> None:
+    judged = [
+        [(score["forecasts"], score["failing"], score["base_rate"]) for score in scores["horizons"].values()]
+        for scores in evaluation["scores"].values()
+    ]
+    assert judged[0] == judged[1] == judged[2]
+
+
+def test_the_numbers_are_those_of_the_forecasts(
+    recording: Recording, forecaster: TransformerForecaster, evaluation: dict[str, Any]
+) -> None:
+    """Worked out again from the table of forecasts and the events, by the plain definitions."""
+    history = recording.history
+    found = forecaster.forecast_grid(history, HELD)
+    failures = history.events[history.events["kind"] == "failure"]
+    dated = {name: [int(t.timestamp() * 1e6) for t in failures["time"][failures["asset"] == name]] for name in HELD}
+    ends = {
+        name: int(history.readings["time"][history.readings["asset"] == name].max().timestamp() * 1e6) for name in HELD
+    }
+    truth, told = [], []
+    for asset, time, p in zip(found.asset_index, found.time_us, found.probability(72), strict=True):
+        ahead = [us - time for us in dated[HELD[asset]] if us > time]
+        if ahead or ends[HELD[asset]] - time >= 72 * 3_600_000_000:
+            truth.append(min(ahead, default=1e18) <= 72 * 3_600_000_000)
+            told.append(p)
+    score = evaluation["scores"][FORECASTER]["horizons"]["72h"]
+    assert score["forecasts"] == len(truth)
+    assert score["pr_auc"]["value"] == pytest.approx(metrics.average_precision(truth, told))
+    assert score["brier"]["value"] == pytest.approx(metrics.brier(truth, told))
+
+
+def test_the_difference_is_that_of_the_scores(evaluation: dict[str, Any]) -> None:
+    ours, theirs = (evaluation["scores"][name]["horizons"]["72h"]["pr_auc"]["value"] for name in (FORECASTER, BOOSTING))
+    gap = evaluation["pr_auc_above"][BOOSTING]["72h"]
+    assert gap["value"] == pytest.approx(ours - theirs)
+    assert gap["low"] <= gap["value"] <= gap["high"]
+
+
+def test_same_seed_same_numbers(
+    recording: Recording, forecaster: TransformerForecaster, evaluation: dict[str, Any]
+) -> None:
+    assert evaluate(recording, forecaster, rng=np.random.default_rng(0)) == evaluation
+
+
+def test_a_recording_of_other_assets_is_judged_whole_without_baselines(
+    recording: Recording, forecaster: TransformerForecaster
+) -> None:
+    history = recording.history
+    names = {asset.name: f"other-{asset.name}" for asset in history.assets}
+    other = replace(
+        history,
+        assets=tuple(replace(asset, name=names[asset.name]) for asset in history.assets),
+        readings=history.readings.assign(asset=history.readings["asset"].map(names)),
+        events=history.events.assign(asset=history.events["asset"].map(names)),
+    )
+    found = evaluate(replace(recording, history=other), forecaster, rng=np.random.default_rng(0))
+    assert len(found["assets"]) == 8
+    assert list(found["scores"]) == [FORECASTER]
+    assert found["baselines_left_out"] == "the recording does not hold the assets that the model learned from"
+
+
+def test_judging_later_time_only(recording: Recording, forecaster: TransformerForecaster) -> None:
+    late = evaluate(
+        recording, forecaster, assets=["pump-6"], start=START + timedelta(days=20), every=timedelta(hours=6),
+        baseline=False, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert late["assets"] == ["pump-6"]
+    assert late["forecasts"] == pytest.approx(15 * 4, abs=2)
+    assert late["baselines_left_out"] == "not asked for"
+
+
+def test_assets_seen_in_training_are_told(recording: Recording, forecaster: TransformerForecaster) -> None:
+    found = evaluate(recording, forecaster, assets=["pump-0"], baseline=False, rng=np.random.default_rng(0))
+    assert found["seen_in_training"] == ["pump-0"]
+    assert any("flatter" in sentence for sentence in sentences(found))
+
+
+def test_wrong_wishes_are_refused(recording: Recording, forecaster: TransformerForecaster) -> None:
+    with pytest.raises(ModelError, match="asset 'nobody' is not in the recording"):
+        evaluate(recording, forecaster, assets=["nobody"], rng=np.random.default_rng(0))
+    with pytest.raises(ModelError, match="no forecast to judge"):
+        evaluate(recording, forecaster, start=START + timedelta(days=900), rng=np.random.default_rng(0))
+    split = replace(forecaster.artefact.split, train=(*TRAIN, *HELD), held_out=())
+    greedy = TransformerForecaster(replace(forecaster.artefact, split=split))
+    with pytest.raises(ModelError, match="learned from every asset"):
+        evaluate(recording, greedy, rng=np.random.default_rng(0))
+
+
+def test_console_and_page_tell_the_same(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    console = Console(record=True, width=160, file=(tmp_path / "console").open("w"))
+    console.print(table(evaluation))
+    text = console.export_text()
+    value = evaluation["scores"][BOOSTING]["horizons"]["72h"]["pr_auc"]["value"]
+    assert f"{value:.3f}" in text
+    write_html(evaluation, tmp_path / "evaluation.html")
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    head = page[: page.index("<script")]
+    assert f"{value:.3f}" in head
+    assert 'data-figure="reliability"' in head
+    assert 'data-figure="precision_recall"' in head
+    assert BY_AGE in evaluation_page(evaluation)
