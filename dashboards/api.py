@@ -1,0 +1,143 @@
+"""The pages' content as JSON, behind the same login; read-only but for the acknowledgement."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, request
+from flask_login import login_required
+
+from dashboards import alerts as alert_pages
+from dashboards import asset as asset_page
+from dashboards import fleet
+from dashboards.auth import deciders_only
+from dashboards.sources import sources
+from pm.alerts import OPEN
+from pm.domain import Alert
+from pm.errors import TransitionError
+
+pages = Blueprint("api", __name__, url_prefix="/api")
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    """Strict JSON; NaN becomes null."""
+    return Response(orjson.dumps(content), status=status, mimetype="application/json")
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.isoformat() if time is not None else None
+
+
+def _row(row: fleet.Row) -> dict[str, Any]:
+    forecast = row.forecast
+    return {
+        "asset": row.asset.name,
+        "model": row.asset.model,
+        "state": row.state,
+        "abstained": row.why_none or None,
+        "p24": row.p24,
+        "p48": row.p48,
+        "p72": row.p72,
+        "failure_mode": row.mode,
+        "rul_hours": forecast.rul_hours if forecast else None,
+        "forecast_at": _time(forecast.time if forecast else None),
+        "last_reading_at": _time(row.last_reading),
+        "alert": row.alert.id if row.alert else None,
+    }
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert": alert.id,
+        "asset": alert.asset,
+        "failure_mode": alert.failure_mode,
+        "state": alert.state.value,
+        "raised_at": _time(alert.raised_at),
+        "acknowledged_at": _time(alert.acknowledged_at),
+        "acknowledged_by": alert.acknowledged_by,
+        "cleared_at": _time(alert.cleared_at),
+        "closed_at": _time(alert.closed_at),
+        "closed_because": alert.closed_because,
+        "shelved_until": _time(alert.shelved_until),
+        "probability_at_raise": alert.probability_at_raise,
+        "cause": alert.cause,
+        "model": alert.model,
+        "reasons": [{"feature": reason.feature, "contribution": reason.contribution} for reason in alert.reasons],
+    }
+
+
+@pages.get("/fleet")
+@login_required  # type: ignore[untyped-decorator]
+def fleet_rows() -> Response:
+    held = sources()
+    found = fleet.chosen(
+        fleet.rows(held),
+        sort=request.args.get("sort", ""),
+        state=request.args.get("state", ""),
+        text=request.args.get("q", ""),
+    )
+    return _json(
+        {
+            "plant": held.plant.name,
+            "plant_time": _time(held.time()),
+            "last_assessment": _time(held.records.last_assessment()),
+            "threshold": fleet.threshold(held),
+            "assets": [_row(row) for row in found],
+        }
+    )
+
+
+@pages.get("/assets/<path:name>")
+@login_required  # type: ignore[untyped-decorator]
+def one_asset(name: str) -> Response:
+    held = sources()
+    asset = asset_page.known_asset(held, name)
+    row = asset_page.asset_row(held, asset)
+    forecast = row.forecast
+    return _json(
+        _row(row)
+        | {
+            "static": dict(asset.static),
+            "hazard": list(forecast.hazard) if forecast else [],
+            "step_hours": forecast.step_hours if forecast else None,
+            "p72_by_mode": dict(forecast.mode_probability) if forecast else {},
+            "alerts": [_alert(alert) for alert in held.records.alerts(asset=name)],
+        }
+    )
+
+
+@pages.get("/figures/<path:name>")
+@login_required  # type: ignore[untyped-decorator]
+def asset_figures(name: str) -> Response:
+    """The charts of an asset's page, as plotly.js takes them."""
+    held = sources()
+    asset = asset_page.known_asset(held, name)
+    return _json(asset_page.figures(held, asset, request.args.get("range", ""), request.args.getlist("point")))
+
+
+@pages.get("/alerts")
+@login_required  # type: ignore[untyped-decorator]
+def all_alerts() -> Response:
+    """Standing alerts; with `?all=1` the newest closed ones too."""
+    everything = request.args.get("all", "") not in ("", "0")
+    states = None if everything else OPEN
+    return _json({"alerts": [_alert(alert) for alert in sources().records.alerts(states)]})
+
+
+@pages.get("/alerts/<alert_id>")
+@login_required  # type: ignore[untyped-decorator]
+def one_alert(alert_id: str) -> Response:
+    return _json(_alert(alert_pages.known_alert(sources(), alert_id)))
+
+
+@pages.post("/alerts/<alert_id>/acknowledge")
+@deciders_only
+def acknowledge(alert_id: str) -> Response:
+    """Acknowledge; 409 where the alert's state does not allow it. The CSRF token goes into the header X-CSRFToken."""
+    held = sources()
+    try:
+        return _json(_alert(alert_pages.decide(held, alert_pages.known_alert(held, alert_id), "acknowledge")))
+    except TransitionError as error:
+        return _json({"error": str(error)}, 409)

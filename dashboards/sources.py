@@ -1,0 +1,43 @@
+"""What the pages are made from: the service's records, the store, plant time and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from flask import current_app
+
+from pm.config import AlertsSection, PlantSection
+from pm.domain import Reason
+from pm.ports import ReadingStore
+from pm.records import Records
+
+Explain = Callable[[str, datetime], Sequence[Reason]]
+"""The inputs that move an asset's forecast at a time, strongest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    records: Records
+    store: ReadingStore
+    plant: PlantSection
+    alerts: AlertsSection
+    now: Callable[[], datetime | None]
+    status: Callable[[], Mapping[str, Any]]
+    explain: Explain | None = None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.plant.timezone)
+
+    def time(self) -> datetime | None:
+        """Plant time; where no feed has been heard in this process, the last assessment's."""
+        return self.now() or self.records.last_assessment()
+
+
+def sources() -> Sources:
+    """The sources of the application that serves this request."""
+    return cast(Sources, current_app.extensions["pm"])
