@@ -8,8 +8,8 @@ objects would cost more than the rest of the pipeline.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -21,6 +21,10 @@ HORIZON = timedelta(hours=72)
 HORIZON_HOURS = 72
 REPORTED_HOURS = (24, 48, 72)
 """The horizons at which probabilities are reported and scored."""
+
+EARLIEST = datetime(1678, 1, 1, tzinfo=UTC)
+LATEST = datetime(2261, 1, 1, tzinfo=UTC)
+"""All time, as far as every store can tell it (InfluxDB counts nanoseconds in 64 bits)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -119,6 +123,20 @@ class History:
     readings: pd.DataFrame
     events: pd.DataFrame
 
+    def only(self, names: Collection[str]) -> History:
+        """The history of these assets alone; itself when they are all of them."""
+        wanted = set(names)
+        kept = tuple(asset for asset in self.assets if asset.name in wanted)
+        if len(kept) == len(self.assets):
+            return self
+        readings, events = self.readings, self.events
+        return replace(
+            self,
+            assets=kept,
+            readings=readings[readings["asset"].isin(wanted)].reset_index(drop=True),
+            events=events[events["asset"].isin(wanted)].reset_index(drop=True),
+        )
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -193,6 +211,28 @@ class AlertState(StrEnum):
     SUPPRESSED = "suppressed"
     OUT_OF_SERVICE = "out-of-service"
     CLOSED = "closed"
+
+
+class Cause(StrEnum):
+    """What moves an alert from one state to another; `pm.alerts` says which of them each state allows."""
+
+    ACKNOWLEDGE = "acknowledge"
+    """A person has seen it."""
+    CLEAR = "clear"
+    """The forecast has returned to normal."""
+    RAISE_AGAIN = "raise again"
+    """The forecast has left normal again before the alert was closed."""
+    SHELVE = "shelve"
+    """A person puts it aside until a stated time."""
+    UNSHELVE = "unshelve"
+    SUPPRESS = "suppress"
+    """The plant's logic hides it (its cause is known, its asset is being repaired)."""
+    UNSUPPRESS = "unsuppress"
+    OUT_OF_SERVICE = "out of service"
+    """A person takes alerting of this asset out of service, for maintenance of the alerting itself."""
+    IN_SERVICE = "in service"
+    CLOSE = "close"
+    """It is over, for the reason given: the asset failed, was maintained, or a person says so."""
 
 
 @dataclass(frozen=True, slots=True)

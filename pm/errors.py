@@ -53,5 +53,11 @@ class RecordsError(PmError):
     """The records database refused: a missing migration, an unknown alert or user."""
 
 
+class RecordsUnavailable(RecordsError):
+    """The records database cannot be reached or is busy; the same call may be tried again."""
+
+    retryable = True
+
+
 class TransitionError(PmError):
     """An alert cannot take this step from the state it is in."""

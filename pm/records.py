@@ -1,0 +1,118 @@
+"""The service's own records in SQL: SQLite by default, PostgreSQL where a plant wants it.
+
+One object for every thread of a process; several processes may open the same database. Each method is one
+transaction. Errors are RecordsError with the mend, RecordsUnavailable where trying again can help.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from pm.domain import from_us, to_us
+from pm.ports import Reject
+from pm.record_alerts import AlertRecords, JournalEntry
+from pm.record_database import Database, insert_new, insert_rows, replace_rows
+from pm.record_models import ModelRecords, ModelRow, Stage, StageChange
+from pm.record_register import RegisterRecords
+from pm.record_tables import dead_letter, secret, tick
+from pm.record_users import Role, User, UserRecords
+
+__all__ = ["DeadLetter", "JournalEntry", "ModelRow", "Records", "Role", "Stage", "StageChange", "User"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that no parser could read, kept until somebody deletes it or sends it again."""
+
+    number: int
+    reject: Reject
+
+
+class Records(RegisterRecords, AlertRecords, ModelRecords, UserRecords):
+    """Everything that the service remembers apart from readings; it is the assessment log of a plant."""
+
+    @classmethod
+    def open(cls, url: str, password: str | None = None) -> Self:
+        """Open and, where needed, migrate. `sqlite://` alone is a database in memory, gone when closed."""
+        return cls(Database.open(url, password))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add_dead_letters(self, rejects: Iterable[Reject]) -> None:
+        """Keep messages that could not be read, with the reason."""
+        rows = [
+            {
+                "topic": _storable(r.topic),
+                "payload": r.payload,
+                "reason": _storable(r.reason),
+                "received_us": r.received_us,
+            }
+            for r in rejects
+        ]
+        if rows:
+            with self._database.write() as connection:
+                insert_rows(connection, dead_letter, rows)
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """The newest first."""
+        query = sa.select(dead_letter).order_by(dead_letter.c.number.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [
+                DeadLetter(row.number, Reject(row.topic, bytes(row.payload), row.reason, row.received_us))
+                for row in connection.execute(query)
+            ]
+
+    def dead_letter_count(self) -> int:
+        with self._database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(dead_letter)).scalar_one()
+
+    def delete_dead_letters(self, numbers: Sequence[int]) -> int:
+        """Delete by number; returns how many were there."""
+        gone = 0
+        with self._database.write() as connection:
+            for start in range(0, len(numbers), 500):
+                part = numbers[start : start + 500]
+                gone += connection.execute(sa.delete(dead_letter).where(dead_letter.c.number.in_(part))).rowcount
+        return gone
+
+    def secret(self, name: str) -> str:
+        """A random secret of 256 bits, made the first time it is asked for and kept; every process gets the same."""
+        query = sa.select(secret.c.value).where(secret.c.name == name)
+        with self._database.read() as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        if found is not None:
+            return str(found)
+        with self._database.write() as connection:
+            insert_new(connection, secret, {"name": name, "value": secrets.token_urlsafe(32)})
+            return str(connection.execute(query).scalar_one())
+
+    def last_tick(self, job: str) -> datetime | None:
+        """When a scheduled job last ran, in plant time."""
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(tick.c.at_us).where(tick.c.job == job)).scalar_one_or_none()
+            return None if found is None else from_us(found)
+
+    def set_tick(self, job: str, at: datetime) -> None:
+        with self._database.write() as connection:
+            replace_rows(connection, tick, [{"job": job, "at_us": to_us(at)}])
+
+
+def _storable(text: str) -> str:
+    """Text that every database takes. What a stranger sent must not keep its own dead letter from being kept."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
