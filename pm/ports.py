@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from pm.domain import Alert, Asset, Event, Forecast, History, Reading, Reason
+from pm.domain import Alert, Asset, Cause, Event, FailureMode, Forecast, History, Point, Reading, Reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +71,10 @@ class Delivery:
     rejects: tuple[Reject, ...] = ()
     clock_us: int | None = None
     """Plant time that the publisher says is complete: every reading and event up to it has been published."""
+    topic: str = ""
+    payload: bytes = b""
+    received_us: int = 0
+    """Where it came from, what it said and when: kept until it is stored, for a dead letter if the store refuses it."""
 
 
 class Feed(Protocol):
@@ -86,6 +90,30 @@ class Feed(Protocol):
         """Tell the source that these are durable; it may forget them."""
 
     def close(self) -> None: ...
+
+
+class DeadLetters(Protocol):
+    """Where messages are kept that no parser could read or no store would take."""
+
+    def add_dead_letters(self, rejects: Sequence[Reject]) -> None:
+        """Keep these; durable when it returns. Raises a retryable `PmError` when it cannot now."""
+
+
+class AssetSink(Protocol):
+    """Learns of assets from their first message."""
+
+    def ensure_assets(self, names: Sequence[str]) -> None:
+        """Make these assets known; those known already stay as they are."""
+
+
+class Publisher(Protocol):
+    """Sends messages to the feed's other end: recordings played, simulated plants."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send one message, at least once; waits while too many are unconfirmed. Raises `FeedUnavailable`."""
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return when every message is confirmed. Raises `FeedUnavailable` after `timeout` seconds."""
 
 
 class Forecaster(Protocol):
@@ -125,7 +153,69 @@ class Notifier(Protocol):
     def forecasts(self, forecasts: Sequence[Forecast]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What the alert policy remembers of one asset between two assessments."""
+
+    above: int = 0
+    """Assessments in a row at or above the threshold."""
+    below: int = 0
+    """Assessments in a row below the cleared level, while raised."""
+    standing: bool = False
+    """Raised and not yet cleared, whatever a person did with the alert meanwhile."""
+    renewed_us: int | None = None
+    """The latest maintenance or failure that the policy has heeded, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertChange:
+    """A step that an assessment takes with an alert that is open already."""
+
+    alert: str
+    """Id of the alert."""
+    cause: Cause
+    because: str | None = None
+    """Why, for `Cause.CLOSE`: "failed (bearing)"."""
+
+
+class AssessmentLog(Protocol):
+    """Where an assessment leaves what it found, and finds what the one before left.
+
+    The records in a plant, memory in a replay.
+    """
+
+    def policy_state(self) -> Mapping[str, PolicyState]:
+        """The policy's memory by asset; an asset never assessed is absent."""
+
+    def standing_alerts(self) -> Mapping[str, Alert]:
+        """The alert of each asset that is not closed (the newest, should there be two)."""
+
+    def last_assessment(self) -> datetime | None:
+        """Plant time of the latest assessment recorded."""
+
+    def record(
+        self,
+        at: datetime,
+        *,
+        forecasts: Sequence[Forecast],
+        raised: Sequence[Alert],
+        changes: Sequence[AlertChange],
+        policy: Mapping[str, PolicyState],
+    ) -> tuple[Alert, ...]:
+        """Keep one assessment, all of it or none. Changes are made first, in order, then `raised` are added.
+
+        A change applies `pm.alerts.transition` to the alert as it is by then, which may not be as the assessment read
+        it: a person may have acknowledged it meanwhile. A step its state no longer allows is passed over.
+        Returns the alerts changed and raised, as they stand afterwards. An assessment already recorded at `at` is
+        left as it is, and () is returned.
+        """
+
+
 class AssetRegister(Protocol):
     """What is known of assets beyond their readings."""
 
     def assets(self) -> tuple[Asset, ...]: ...
+
+    def points(self) -> tuple[Point, ...]: ...
+
+    def failure_modes(self) -> tuple[FailureMode, ...]: ...

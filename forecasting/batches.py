@@ -1,0 +1,110 @@
+"""Windows of a grid as tensors: features and labels resident on the device, gathered there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forecasting.features import Features
+from forecasting.labels import Labels
+from forecasting.windows import FeatureSchema, Grid, Ints
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows of T steps, cut into T / patch tokens each."""
+
+    steps: Tensor
+    """[B, T, C] step features; zero before the first reading of the window."""
+    slow: Tensor
+    """[B, tokens, L] slow features at the end of each patch; zero in patches that are padding."""
+    static: Tensor
+    """[B, S]"""
+    alive: Tensor
+    """[B, tokens] bool; false where a patch ends before the first reading of the window, which is padding."""
+
+    def __len__(self) -> int:
+        return self.steps.shape[0]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels at the end of each patch of B windows."""
+
+    event_bin: Tensor
+    """[B, tokens] bin of the next failure, -1 for none."""
+    known_bins: Tensor
+    """[B, tokens]"""
+    modes: Tensor
+    """[B, tokens, K]"""
+    rul: Tensor
+    """[B, tokens] share of the cap, 0 to 1."""
+    rul_known: Tensor
+    """[B, tokens] bool"""
+
+    def last(self) -> Targets:
+        """Labels [B, ...] of the last token alone."""
+        return Targets(
+            self.event_bin[:, -1], self.known_bins[:, -1], self.modes[:, -1], self.rul[:, -1], self.rul_known[:, -1]
+        )
+
+    def to(self, device: torch.device | str) -> Targets:
+        return Targets(
+            *(part.to(device) for part in (self.event_bin, self.known_bins, self.modes, self.rul, self.rul_known))
+        )
+
+
+class Resident:
+    """The features (and labels) of a grid on a device. A window is named by the grid's row that it ends with."""
+
+    def __init__(
+        self, grid: Grid, features: Features, labels: Labels | None = None, *, device: torch.device | str = "cpu"
+    ) -> None:
+        schema = grid.schema
+        self.schema = schema
+        self.device = torch.device(device)
+        self._steps = self._put(features.steps)
+        self._slow = self._put(features.slow)
+        self._static = self._put(features.static)
+        self._observed = self._put(features.observed)
+        self._asset = self._put(grid.asset_of)
+        self._start = self._put(np.repeat(grid.offsets[:-1], np.diff(grid.offsets)))
+        self._ago = torch.arange(1 - schema.context, 1, device=self.device)
+        if labels is not None:
+            self._event_bin = self._put(labels.event_bin)
+            self._known_bins = self._put(labels.known_bins)
+            self._modes = self._put(labels.modes)
+            self._rul = self._put(labels.rul / np.float32(schema.rul_cap))
+            self._rul_known = self._put(labels.rul_known)
+
+    def _put(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+    def windows(self, ends: Ints) -> Windows:
+        """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding."""
+        end = self._put(ends)
+        rows = end[:, None] + self._ago
+        inside = rows >= self._start[end][:, None]
+        rows = rows.clamp_min(0)
+        # A forecast at serving time is given only the window, so what came before its first reading must not show.
+        begun = (self._observed[rows] & inside).cummax(dim=1).values
+        steps = torch.where(begun[..., None], self._steps[rows], 0.0)
+        last = slice(self.schema.patch - 1, None, self.schema.patch)
+        alive = begun[:, last]
+        slow = torch.where(alive[..., None], self._slow[rows[:, last]], 0.0)
+        return Windows(steps, slow, self._static[self._asset[end]], alive)
+
+    def targets(self, ends: Ints) -> Targets:
+        """Labels of the same windows' patch ends; padding is told by `Windows.alive`."""
+        rows = (self._put(ends)[:, None] + self._ago[self.schema.patch - 1 :: self.schema.patch]).clamp_min(0)
+        return Targets(
+            self._event_bin[rows], self._known_bins[rows], self._modes[rows], self._rul[rows], self._rul_known[rows]
+        )
+
+
+def widths(schema: FeatureSchema, features: Features) -> tuple[int, int, int]:
+    """Columns of step, slow and static features."""
+    return features.steps.shape[1], features.slow.shape[1], features.static.shape[1]

@@ -1,0 +1,120 @@
+"""What each point should read, given the others at the same time: the normal behaviour that wear departs from.
+
+Load, speed and weather move every point of an asset together, and by more than wear does. A ridge regression on
+piecewise-linear terms of the other points, fitted on training assets by asset model, takes that away; what is left
+over is the residual. The method is the normal behaviour model of condition monitoring (Zaher et al., 2009) in its
+simplest form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+KNOTS = (-2.0, -0.67, 0.67)
+"""Where the pieces meet, in normalised units: the quartiles, and what is well below (an asset switched off)."""
+TERMS = 1 + len(KNOTS)
+MOST_INPUTS = 12
+"""A point is told from so many others at most, those that move with it most."""
+RIDGE = 1e-3
+"""Share of the rows that the pull of the weights towards zero counts as."""
+ENOUGH_ROWS = 2_000
+"""An asset model with fewer rows uses the fleet's weights."""
+SAMPLE_ROWS = 50_000
+CLIP = np.float32(8.0)
+
+
+@dataclass(frozen=True)
+class NormalBehaviour:
+    """Weights of every point's expectation, by asset model, the last group for any other model."""
+
+    inputs: Ints
+    """[P, M] the points that each point is told from."""
+    weights: Doubles
+    """[G + 1, P, 1 + M * TERMS] constant first, then the terms of every input; in units of the residual's scale."""
+    scale: Doubles
+    """[G + 1, P] spread of the residual, in normalised units."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"inputs": self.inputs.tolist(), "weights": self.weights.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], groups: int, points: int) -> NormalBehaviour:
+        inputs = np.asarray(values["inputs"], dtype=np.int64).reshape(points, -1)
+        return cls(
+            inputs,
+            np.asarray(values["weights"], dtype=np.float64).reshape(groups, points, 1 + inputs.shape[1] * TERMS),
+            np.asarray(values["scale"], dtype=np.float64).reshape(groups, points),
+        )
+
+    def residuals(self, normal: Floats, present: npt.NDArray[np.bool_], group: Ints) -> Floats:
+        """[N, P] what each point reads beyond its expectation, in spreads; zero where it was not read.
+
+        normal: [N, P] normalised values, zero where missing, which is where a missing input is taken to stand.
+        Sums run in a fixed order, term by term, so that a row's bits do not depend on the rows beside it.
+        """
+        terms = _terms(normal)
+        weights, scale = self.weights.astype(np.float32), self.scale.astype(np.float32)
+        residual = np.empty_like(normal)
+        for point in range(normal.shape[1]):
+            expected = weights[:, point, 0][group]
+            for place, other in enumerate(self.inputs[point]):
+                for term in range(TERMS):
+                    expected += weights[:, point, 1 + place * TERMS + term][group] * terms[term][:, other]
+            residual[:, point] = (normal[:, point] - expected) / scale[:, point][group]
+        return np.where(present, np.clip(residual, -CLIP, CLIP), np.float32(0.0))
+
+
+def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int) -> NormalBehaviour:
+    """Ridge regression of every point on the others. normal, present: [N, P]; group: [N] below `groups`."""
+    points = normal.shape[1]
+    inputs = _companions(_thinned(normal))
+    weights = np.zeros((groups + 1, points, 1 + inputs.shape[1] * TERMS))
+    scale = np.ones((groups + 1, points))
+    for number in (groups, *range(groups)):
+        rows = np.arange(len(normal)) if number == groups else np.flatnonzero(group == number)
+        if number < groups and len(rows) < ENOUGH_ROWS:
+            weights[number], scale[number] = weights[groups], scale[groups]
+            continue
+        rows = _thinned(rows)
+        terms = _terms(normal[rows])
+        for point in range(points):
+            read = present[rows, point]
+            if not read.any():
+                continue
+            design = [np.ones(int(read.sum()))]
+            design += [terms[term][read, other].astype(np.float64) for other in inputs[point] for term in range(TERMS)]
+            matrix, target = np.stack(design, axis=1), normal[rows, point][read].astype(np.float64)
+            pull = RIDGE * len(target) * np.eye(matrix.shape[1])
+            pull[0, 0] = 1e-9
+            weights[number, point] = np.linalg.solve(matrix.T @ matrix + pull, matrix.T @ target)
+            scale[number, point] = max(float(np.std(target - matrix @ weights[number, point])), 0.02)
+    return NormalBehaviour(inputs, weights, scale)
+
+
+def _terms(normal: Floats) -> list[Floats]:
+    """The pieces of a piecewise-linear function of every point, each [N, P]; all zero for a value of zero."""
+    return [normal, *(np.maximum(normal - np.float32(k), 0) - np.float32(max(-k, 0)) for k in KNOTS)]
+
+
+def _companions(normal: Floats) -> Ints:
+    """[P, M] for every point the others that correlate with it most, in the order of their columns."""
+    points = normal.shape[1]
+    centred = normal.astype(np.float64) - normal.mean(axis=0, dtype=np.float64)
+    spread = np.sqrt((centred**2).sum(axis=0))
+    likeness = np.abs(centred.T @ centred) / np.maximum(np.outer(spread, spread), 1e-12)
+    np.fill_diagonal(likeness, -1.0)
+    most = min(MOST_INPUTS, max(points - 1, 0))
+    return np.sort(np.argsort(-likeness, axis=1, kind="stable")[:, :most], axis=1).astype(np.int64)
+
+
+def _thinned(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return rows[:: max(1, len(rows) // SAMPLE_ROWS)]

@@ -1,0 +1,219 @@
+"""Numbers for the forecaster from a grid: the one function that training, replay and the live service share.
+
+Everything here works row by row or by counting events in whole steps and looking the result up in a table, so that
+the same row has the same bits in a grid of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.conditions import NormalBehaviour, fit_behaviour
+from forecasting.recency import EventClock, coarse_table, count_table, recency_table, steps_in
+from forecasting.windows import FeatureSchema, Grid
+from pm.domain import EventKind
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+CLIP = np.float32(8.0)
+"""Normalised values end here: a broken sensor is no stronger than eight deviations."""
+ENOUGH_ROWS = 500
+"""An asset model with at least so many values of a point has its own centre and scale for it."""
+SAMPLE_ROWS = 200_000
+
+
+_ARRAYS = ("centre", "scale", "static_centre", "static_scale")
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Robust centre and scale of every point, by asset model, and of every numeric static column; what each point
+    should read given the others."""
+
+    centre: npt.NDArray[np.float64]
+    """[G + 1, P] one row per asset model of the schema, the last for any other."""
+    scale: npt.NDArray[np.float64]
+    static_centre: npt.NDArray[np.float64]
+    static_scale: npt.NDArray[np.float64]
+    behaviour: NormalBehaviour
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name).tolist() for name in _ARRAYS} | {"behaviour": self.behaviour.as_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], schema: FeatureSchema) -> Normaliser:
+        groups, points = len(schema.asset_models) + 1, len(schema.points)
+        read = {name: np.asarray(values[name], dtype=np.float64) for name in _ARRAYS}
+        return cls(
+            read["centre"].reshape(groups, points),
+            read["scale"].reshape(groups, points),
+            read["static_centre"].reshape(len(schema.static_numeric)),
+            read["static_scale"].reshape(len(schema.static_numeric)),
+            NormalBehaviour.from_json(values["behaviour"], groups, points),
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model reads, by row of the grid and by asset."""
+
+    steps: Floats
+    """[N, 3P + E] values of the points, what they read beyond their expectation given the others, their presence, and
+    how many errors of each code the step brought."""
+    slow: Floats
+    """[N, L] in [0, 1]: time since and counts of every event channel."""
+    static: Floats
+    """[A, S] asset model and static columns."""
+    observed: npt.NDArray[np.bool_]
+    """[N] whether anything was read in the step."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where one input stands in the arrays of `Features`, and what it looks like when it is absent."""
+
+    name: str
+    steps: tuple[int, ...] = ()
+    slow: tuple[int, ...] = ()
+    slow_absent: tuple[float, ...] = ()
+    static: tuple[int, ...] = ()
+
+
+def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
+    """Every input by its own name: points, event codes, static columns. Together they cover every column."""
+    points, errors = len(schema.points), len(schema.error_codes)
+    found = [Columns(point, steps=(i, points + i, 2 * points + i)) for i, point in enumerate(schema.points)]
+    found += [
+        Columns(f"error {code}", (3 * points + i,), (3 * i, 3 * i + 1, 3 * i + 2), (1.0, 0.0, 0.0))
+        for i, code in enumerate(schema.error_codes)
+    ]
+    if schema.schedule_features != "off":
+        found += [
+            Columns(f"{kind} {code}", (), (3 * errors + i,), (1.0,))
+            for i, (kind, code) in enumerate(schema.event_channels[errors:])
+        ]
+    place = len(schema.asset_models)
+    found.append(Columns("asset model", static=tuple(range(place))))
+    for name in schema.static_numeric:
+        found.append(Columns(name, static=(place, place + 1)))
+        place += 2
+    for name, levels in schema.static_levels:
+        found.append(Columns(name, static=tuple(range(place, place + len(levels)))))
+        place += len(levels)
+    return tuple(found)
+
+
+def fit_normaliser(grid: Grid) -> Normaliser:
+    """Median and quartile range of every point, over the rows of `grid` (the training assets)."""
+    schema = grid.schema
+    group = _model_index(grid)[grid.asset_of]
+    thin = max(1, len(grid) // SAMPLE_ROWS)
+    everything = _robust(grid.values[::thin])
+    centre = np.tile(everything[0], (len(schema.asset_models) + 1, 1))
+    scale = np.tile(everything[1], (len(schema.asset_models) + 1, 1))
+    for g in range(len(schema.asset_models)):
+        rows = grid.values[group == g][:: max(1, int((group == g).sum()) // SAMPLE_ROWS)]
+        enough = (~np.isnan(rows)).sum(axis=0) >= ENOUGH_ROWS
+        own = _robust(rows)
+        centre[g], scale[g] = np.where(enough, own[0], centre[g]), np.where(enough, own[1], scale[g])
+    normal, present = _normal(grid, centre, scale)
+    behaviour = fit_behaviour(normal, present, group, len(schema.asset_models))
+    return Normaliser(centre, scale, *_robust(_static_numbers(grid)), behaviour)
+
+
+def features_of(grid: Grid, normaliser: Normaliser) -> Features:
+    """The features of every row of `grid`."""
+    schema, group = grid.schema, _model_index(grid)[grid.asset_of]
+    points, errors = len(schema.points), len(schema.error_codes)
+    steps = np.zeros((len(grid), 3 * points + errors), dtype=np.float32)
+    normal, present = _normal(grid, normaliser.centre, normaliser.scale)
+    steps[:, :points] = normal
+    steps[:, points : 2 * points] = normaliser.behaviour.residuals(normal, present, group)
+    steps[:, 2 * points : 3 * points] = present
+    slow = np.zeros((len(grid), _slow_width(schema)), dtype=np.float32)
+    clock = EventClock(grid)
+    recency, counts = recency_table(schema), count_table()
+    day, week = steps_in(schema, 24), steps_in(schema, 168)
+    for channel, (kind, _) in enumerate(schema.event_channels):
+        if kind is EventKind.ERROR:
+            last, counted = clock.elapsed(channel), clock.counts(channel, (1, day, week))
+            steps[:, 3 * points + channel] = counts[counted[0]]
+            slow[:, 3 * channel] = recency[last]
+            slow[:, 3 * channel + 1] = counts[counted[1]]
+            slow[:, 3 * channel + 2] = counts[counted[2]]
+        elif schema.schedule_features != "off":
+            since = clock.elapsed(channel)
+            table = coarse_table(schema) if schema.schedule_features == "coarse" else recency
+            slow[:, 2 * errors + channel] = table[since]
+    return Features(steps, slow, _static(grid, normaliser), grid.observed)
+
+
+def _normal(
+    grid: Grid, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """[N, P] normalised and clipped values, zero where missing; and where they are not missing."""
+    group = _model_index(grid)[grid.asset_of]
+    present = ~np.isnan(grid.values)
+    normal = (grid.values - centre.astype(np.float32)[group]) / scale.astype(np.float32)[group]
+    return np.where(present, np.clip(normal, -CLIP, CLIP), np.float32(0.0)), present
+
+
+def _slow_width(schema: FeatureSchema) -> int:
+    errors = len(schema.error_codes)
+    others = len(schema.event_channels) - errors
+    return 3 * errors + (0 if schema.schedule_features == "off" else others)
+
+
+def _model_index(grid: Grid) -> Ints:
+    """[A] index of each asset's model in the schema; the last index for a model not seen in training."""
+    known = {model: i for i, model in enumerate(grid.schema.asset_models)}
+    return np.array([known.get(asset.model, len(known)) for asset in grid.assets], dtype=np.int64)
+
+
+def _static_numbers(grid: Grid) -> npt.NDArray[np.float64]:
+    """[A, numeric columns]; NaN where an asset lacks the column."""
+    values = np.full((len(grid.assets), len(grid.schema.static_numeric)), np.nan)
+    for a, asset in enumerate(grid.assets):
+        for column, name in enumerate(grid.schema.static_numeric):
+            value = asset.static.get(name)
+            if isinstance(value, int | float):
+                values[a, column] = value
+    return values
+
+
+def _static(grid: Grid, normaliser: Normaliser) -> Floats:
+    """[A, S]: asset model as one of many, numeric columns as value and presence, text columns as one of many."""
+    schema = grid.schema
+    models = np.eye(len(schema.asset_models) + 1, dtype=np.float32)[_model_index(grid)][:, :-1]
+    numbers = _static_numbers(grid)
+    present = ~np.isnan(numbers)
+    normal = np.clip((numbers - normaliser.static_centre) / normaliser.static_scale, -CLIP, CLIP)
+    columns = [models]
+    for i in range(numbers.shape[1]):
+        columns += [np.where(present[:, i], normal[:, i], 0.0)[:, None], present[:, i : i + 1]]
+    for name, levels in schema.static_levels:
+        values = [str(asset.static.get(name)) for asset in grid.assets]
+        columns.append(np.array([[value == level for level in levels] for value in values]).reshape(-1, len(levels)))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _robust(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Centre and scale by column: median and quartile range; the deviation, then 1, where the range is nothing."""
+    centre, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    for column in range(values.shape[1]):
+        known = values[:, column].astype(np.float64)
+        known = known[~np.isnan(known)]
+        if len(known):
+            low, centre[column], high = np.quantile(known, [0.25, 0.5, 0.75])
+            spread = (high - low) / 1.349
+            deviation = float(known.std())
+            tiny = 1e-6 * abs(float(centre[column])) + 1e-30
+            # A point that rests at one value most of the time has quartiles that say nothing of its moves.
+            scale[column] = spread if spread > max(tiny, 0.05 * deviation) else deviation if deviation > tiny else 1.0
+    return centre, scale

@@ -1,0 +1,198 @@
+"""The network: a causal transformer over patches of the grid with a discrete-time hazard head per failure mode.
+
+A token is one patch: all step features of its steps, the slow features at its end, the static columns. Blocks are
+pre-norm (Xiong et al., 2020) with rotary positions (Su et al., 2021), so that only distances between patches matter
+and any window length works. Every token predicts, from itself and what came before it in its window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from forecasting.batches import Windows
+
+SLOW_KNOTS = 8
+"""Pieces that a slow feature is cut into, so that the first layer can tell "yesterday" from "last month"."""
+HORIZON_KNOTS = 12
+MLP_FACTOR = 2
+RECENT = 4
+"""Patches that make the recent past, as against the window so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Sizes of the network, as stored with the model."""
+
+    points: int
+    """Step columns begin with so many values, then as many residuals, then as many presences."""
+    step_columns: int
+    slow_columns: int
+    static_columns: int
+    patch: int
+    horizon: int
+    modes: int
+    width: int
+    layers: int
+    heads: int
+    dropout: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the network says at a token."""
+
+    logits: Tensor
+    """[..., H, K] float32: log odds of failing by mode k in bin j against surviving it."""
+    rul: Tensor
+    """[...] float32: remaining life as a share of the cap."""
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention with rotary positions, through torch's fused kernel."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor, last: bool) -> Tensor:
+        """x [B, T, W], mask [B, 1, T, T] true where a query may look -> [B, T, W], or [B, 1, W] of the last token."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
+        if last:
+            q, mask = q[:, :, -1:], mask[:, :, -1:]
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary positions: pairs of features [B, heads, T, D] turned by the angles [T, D / 2] of their token."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.before_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, MLP_FACTOR * width), nn.GELU(), nn.Linear(MLP_FACTOR * width, width), nn.Dropout(dropout)
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor, last: bool = False) -> Tensor:
+        mixed = self.attention(self.before_attention(x), mask, cosine, sine, last)
+        x = (x[:, -1:] if last else x) + self.drop(mixed)
+        return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
+
+
+class HazardTransformer(nn.Module):
+    """Windows to outlooks."""
+
+    basis: Tensor
+    turns: Tensor
+
+    def __init__(self, sizes: Architecture, base_hazard: np.ndarray | None = None) -> None:
+        """base_hazard: [K] chance of failing by each mode in one bin, whichever the asset: where the head starts."""
+        super().__init__()
+        self.sizes = sizes
+        width = sizes.width
+        self.from_steps = nn.Linear(sizes.patch * sizes.step_columns, width)
+        self.from_slow = nn.Linear(sizes.slow_columns * SLOW_KNOTS, width, bias=False) if sizes.slow_columns else None
+        self.from_drift = nn.Linear(4 * sizes.points, width, bias=False)
+        self.from_static = nn.Linear(sizes.static_columns, width, bias=False)
+        self.blocks = nn.ModuleList(Block(width, sizes.heads, sizes.dropout) for _ in range(sizes.layers))
+        self.norm = nn.LayerNorm(width)
+        basis = horizon_basis(sizes.horizon)
+        self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
+        half = width // sizes.heads // 2
+        self.register_buffer("turns", 10_000.0 ** (-torch.arange(half) / half), persistent=False)
+        self.hazard = nn.Linear(width, basis.shape[1] * sizes.modes)
+        self.rul = nn.Linear(width, 1)
+        self._start_at(base_hazard)
+
+    def _start_at(self, base_hazard: np.ndarray | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if base_hazard is not None:
+            odds = np.log(base_hazard / (1.0 - base_hazard.sum())).astype(np.float32)
+            with torch.no_grad():
+                self.hazard.bias.copy_(torch.from_numpy(odds).repeat(self.basis.shape[1]))
+                self.rul.bias.fill_(0.5)
+
+    def forward(self, windows: Windows, last: bool = False) -> Outlook:
+        """Outlooks [B, tokens, ...] of every token, or [B, 1, ...] of the last alone: all that serving needs."""
+        batch, tokens = windows.alive.shape
+        x = self.from_steps(windows.steps.reshape(batch, tokens, -1)) + self.from_static(windows.static)[:, None]
+        x = x + self.from_drift(drift(windows.steps.view(batch, tokens, self.sizes.patch, -1), self.sizes.points))
+        if self.from_slow is not None:
+            x = x + self.from_slow(pieces(windows.slow))
+        angles = torch.arange(tokens, device=x.device)[:, None] * self.turns
+        cosine, sine = angles.cos(), angles.sin()
+        mask = attention_mask(windows.alive)
+        for depth, block in enumerate(self.blocks):
+            x = block(x, mask, cosine, sine, last and depth == len(self.blocks) - 1)
+        return self._head(self.norm(x))
+
+    def _head(self, x: Tensor) -> Outlook:
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            knots = self.hazard(x).unflatten(-1, (-1, self.sizes.modes))
+            return Outlook(self.basis @ knots, self.rul(x).squeeze(-1))
+
+
+def attention_mask(alive: Tensor) -> Tensor:
+    """[B, T] living tokens to [B, 1, T, T]: each looks at itself and at the living ones before it."""
+    length = alive.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=alive.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=alive.device)
+    return ((causal & alive[:, None, :]) | own)[:, None]
+
+
+def drift(steps: Tensor, points: int) -> Tensor:
+    """[B, T, patch, C] steps to [B, T, 4P]: how far values and residuals stand from their mean so far in the window.
+
+    Of the patch alone, and of the last `RECENT` patches together. An asset's own level differs from its fleet's, and
+    what tells of wear is the move. Zero where there is nothing to compare.
+    """
+    total = steps[..., : 2 * points].sum(dim=2)
+    count = steps[..., 2 * points : 3 * points].sum(dim=2).repeat(1, 1, 2)
+    totals, counts = total.cumsum(dim=1), count.cumsum(dim=1)
+    level = totals / counts.clamp_min(1.0)
+    recent = functional.pad(totals, (0, 0, RECENT, 0)), functional.pad(counts, (0, 0, RECENT, 0))
+    recent_total, recent_count = totals - recent[0][:, :-RECENT], counts - recent[1][:, :-RECENT]
+    now = torch.where(count > 0, total / count.clamp_min(1.0) - level, 0.0)
+    lately = torch.where(recent_count > 0, recent_total / recent_count.clamp_min(1.0) - level, 0.0)
+    return torch.cat([now, lately], dim=-1)
+
+
+def pieces(x: Tensor) -> Tensor:
+    """[..., L] in [0, 1] to [..., L * SLOW_KNOTS]: piecewise-linear encoding (Gorishniy et al., 2022, equal pieces)."""
+    lows = torch.arange(SLOW_KNOTS, device=x.device, dtype=x.dtype)
+    return (x[..., None] * SLOW_KNOTS - lows).clamp(0.0, 1.0).flatten(-2)
+
+
+def horizon_basis(horizon: int) -> np.ndarray:
+    """[H, knots] float32: linear interpolation over the horizon between knots that stand denser near now.
+
+    Rows sum to 1, so that equal knots make a flat hazard.
+    """
+    count = min(HORIZON_KNOTS, horizon)
+    knots = (horizon - 1) * np.linspace(0.0, 1.0, count) ** 1.5 if count < horizon else np.arange(horizon, dtype=float)
+    return np.stack([np.interp(np.arange(horizon), knots, row) for row in np.eye(count)], axis=1).astype(np.float32)

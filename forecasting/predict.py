@@ -1,0 +1,259 @@
+"""Forecasts from a trained model: one moment for many assets, or many moments for evaluation, with the same bits.
+
+The network always runs on batches of one fixed size, filled up where there are fewer windows, because the last bits of
+a matrix product depend on its shape. An asset's forecast is so the same whichever assets stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecasting import checkpoint, explain, survival
+from forecasting.batches import Resident, Windows
+from forecasting.checkpoint import Artefact
+from forecasting.features import features_of
+from forecasting.model import HazardTransformer
+from forecasting.windows import Grid, Ints, grid_before, grid_of
+from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, to_us
+from pm.errors import ModelError
+
+Doubles = npt.NDArray[np.float64]
+
+MICRO_BATCH = 16
+"""Windows that the network runs on at a time when forecasting."""
+
+
+@dataclass(frozen=True)
+class ForecastTable:
+    """Forecasts of several assets at many times, columnar, sorted by asset and time.
+
+    Rows for which there was nothing to go by (no reading in the window) hold NaN.
+    """
+
+    assets: tuple[str, ...]
+    failure_modes: tuple[str, ...]
+    step_hours: float
+    model: str
+    asset_index: npt.NDArray[np.int64]
+    """[N] index into `assets`."""
+    time_us: npt.NDArray[np.int64]
+    """[N] microseconds since the epoch."""
+    hazard: Doubles
+    """[N, H] probability of failing in each step given survival until it."""
+    mode_probability: Doubles
+    """[N, K] probability of failing by each mode within the horizon."""
+    rul_hours: Doubles
+    """[N]"""
+
+    def __len__(self) -> int:
+        return len(self.time_us)
+
+    def probability(self, hours: float = HORIZON_HOURS) -> Doubles:
+        """[N] probability of failing within `hours`, rounded down to whole steps."""
+        return survival.probability_within(self.hazard, hours, self.step_hours)
+
+
+class TransformerForecaster:
+    """A trained model, ready to forecast. Fulfils `pm.ports.Forecaster`; safe to share between threads."""
+
+    def __init__(self, artefact: Artefact, *, device: str = "cpu") -> None:
+        """Raises ModelError when the weights do not fit the architecture."""
+        self.artefact = artefact
+        self._version = artefact.version
+        self._device = torch.device(device)
+        self._network = HazardTransformer(artefact.architecture)
+        try:
+            self._network.load_state_dict(dict(artefact.weights))
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise ModelError(f"model {artefact.name}: weights do not fit ({first}); train it anew") from None
+        self._network.to(self._device).eval().requires_grad_(False)
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def lookback(self) -> timedelta:
+        schema = self.artefact.schema
+        return timedelta(seconds=schema.context * schema.step_seconds)
+
+    @property
+    def thresholds(self) -> Mapping[float, float]:
+        return self.artefact.thresholds
+
+    def with_thresholds(self, thresholds: Mapping[float, float]) -> TransformerForecaster:
+        """The same model with these alert thresholds by budget; its version changes with them."""
+        return TransformerForecaster(replace(self.artefact, thresholds=dict(thresholds)), device=str(self._device))
+
+    def forecast(self, history: History, at: datetime) -> list[Forecast]:
+        """One forecast per asset of `history.assets`, as known at `at`; whatever is dated later is not looked at.
+
+        An asset without any reading in the window abstains.
+        """
+        schema = self.artefact.schema
+        grid = grid_before(history, schema, at, schema.context)
+        ends = grid.offsets[1:] - 1
+        seen = np.asarray(grid.observed.reshape(-1, schema.context).any(axis=1))
+        rows = iter(range(len(ends)))
+        hazard, by_mode, rul = self._numbers(self._resident(grid), ends[seen])
+        modes = schema.failure_modes
+        forecasts = []
+        for asset, known in zip(history.assets, seen, strict=True):
+            if not known:
+                why = _why_unseen(history, asset.name, at)
+                forecasts.append(Forecast(asset.name, at, self._version, abstained=why, step_hours=schema.step_hours))
+                continue
+            row = next(rows)
+            forecasts.append(
+                Forecast(
+                    asset=asset.name,
+                    time=at,
+                    model=self._version,
+                    step_hours=schema.step_hours,
+                    hazard=tuple(hazard[row].tolist()),
+                    mode_probability=dict(zip(modes, by_mode[row].tolist(), strict=True)),
+                    rul_hours=float(rul[row]),
+                )
+            )
+        return forecasts
+
+    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> list[Reason]:
+        """What moved this asset's forecast at `at`, strongest first; nothing when there was nothing to go by.
+
+        Raises ModelError when the history does not hold the asset.
+        """
+        chosen = tuple(a for a in history.assets if a.name == asset)
+        if not chosen:
+            raise ModelError(f"asset {asset!r} is not in the history; name one of its {len(history.assets)} assets")
+        schema = self.artefact.schema
+        grid = grid_before(replace(history, assets=chosen), schema, at, schema.context)
+        if not grid.observed.any():
+            return []
+        inputs, variants = explain.without_each(grid, self.artefact.normaliser, self._device)
+        logits, _ = outlooks(self._network, lambda rows: explain.pick(variants, rows), len(variants))
+        hazard = self.artefact.calibration.hazard_by_mode(logits).sum(axis=-1)
+        return explain.reasons(inputs, survival.cumulative_hazard(hazard), limit)
+
+    def forecast_grid(
+        self,
+        history: History,
+        assets: Sequence[str] | None = None,
+        every: timedelta | None = None,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> ForecastTable:
+        """The forecasts that `forecast` would issue at regular times, from each asset's first reading to its last.
+
+        every: distance between forecasts, a multiple of the model's step (the default) or a whole part of it; times
+        stand at whole multiples of it from the schema's phase. start, end: only times with start <= time <= end.
+        progress: called with the share done. Raises ModelError for a distance that does not fit.
+        """
+        schema = self.artefact.schema
+        wanted = set(assets) if assets is not None else None
+        chosen = tuple(a for a in history.assets if wanted is None or a.name in wanted)
+        step_us = schema.step_us
+        every_us = step_us if every is None else every // timedelta(microseconds=1)
+        if every_us <= 0 or (every_us % step_us and step_us % every_us):
+            raise ModelError(
+                f"every {every}: must be a multiple or a whole part of the model's step of {schema.step_hours} h"
+            )
+        low = -(1 << 62) if start is None else to_us(start)
+        high = 1 << 62 if end is None else to_us(end)
+        phases = [(schema.phase_us + shift) % step_us for shift in range(0, step_us, min(every_us, step_us))]
+        parts = []
+        for number, phase in enumerate(phases):
+            grid = grid_of(replace(history, assets=chosen), replace(schema, phase_us=phase))
+            rows = np.flatnonzero(
+                (grid.step_of % max(1, every_us // step_us) == 0) & (grid.times_us >= low) & (grid.times_us <= high)
+            )
+            report = None if progress is None else _share_of(progress, number, len(phases))
+            numbers = self._numbers(self._resident(grid), rows, report)
+            unseen = ~_seen_within(grid, rows)
+            for values in numbers:
+                values[unseen] = np.nan
+            parts.append((grid.asset_of[rows], grid.times_us[rows], *numbers))
+        asset, time, hazard, by_mode, rul = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order = np.lexsort((time, asset))
+        return ForecastTable(
+            assets=tuple(a.name for a in chosen),
+            failure_modes=schema.failure_modes,
+            step_hours=schema.step_hours,
+            model=self._version,
+            asset_index=asset[order],
+            time_us=time[order],
+            hazard=hazard[order],
+            mode_probability=by_mode[order],
+            rul_hours=rul[order],
+        )
+
+    def _resident(self, grid: Grid) -> Resident:
+        return Resident(grid, features_of(grid, self.artefact.normaliser), device=self._device)
+
+    def _numbers(
+        self, resident: Resident, ends: Ints, progress: Callable[[float], None] | None = None
+    ) -> tuple[Doubles, Doubles, Doubles]:
+        """Hazard [n, H], probability by mode [n, K] and remaining hours [n] of the windows that end with these rows."""
+        sizes, schema = self.artefact.architecture, self.artefact.schema
+        hazard = np.empty((len(ends), sizes.horizon))
+        by_mode = np.empty((len(ends), sizes.modes))
+        rul = np.empty(len(ends))
+        chunk = 64 * MICRO_BATCH
+        for begin in range(0, len(ends), chunk):
+            part = ends[begin : begin + chunk]
+            logits, life = outlooks(self._network, lambda rows, part=part: resident.windows(part[rows]), len(part))  # type: ignore[misc]
+            hazards = self.artefact.calibration.hazard_by_mode(logits)
+            place = slice(begin, begin + len(part))
+            hazard[place], by_mode[place] = hazards.sum(axis=-1), survival.cumulative_incidence(hazards)
+            rul[place] = np.clip(life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+            if progress is not None:
+                progress((begin + len(part)) / len(ends))
+        return hazard, by_mode, rul
+
+
+def load(folder: Path, *, device: str = "cpu") -> TransformerForecaster:
+    """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
+    return TransformerForecaster(checkpoint.load(folder), device=device)
+
+
+def outlooks(network: HazardTransformer, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
+    """Logits [count, H, K] and remaining life [count] (share of the cap) at the ends of `count` windows.
+
+    windows: gives the windows of these numbers out of `count`. Batches are filled up by repeating the last window.
+    """
+    sizes = network.sizes
+    logits, life = np.empty((count, sizes.horizon, sizes.modes)), np.empty(count)
+    with torch.inference_mode():
+        for begin in range(0, count, MICRO_BATCH):
+            size = min(MICRO_BATCH, count - begin)
+            rows = np.minimum(np.arange(begin, begin + MICRO_BATCH, dtype=np.int64), count - 1)
+            outlook = network(windows(rows), last=True)
+            logits[begin : begin + size] = outlook.logits[:size, 0].cpu().numpy()
+            life[begin : begin + size] = outlook.rul[:size, 0].cpu().numpy()
+    return logits, life
+
+
+def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:
+    """Whether each row's window holds any reading of its asset."""
+    read = np.concatenate([[0], np.cumsum(grid.observed)])
+    begin = np.maximum(rows - grid.schema.context + 1, grid.offsets[grid.asset_of[rows]])
+    return np.asarray(read[rows + 1] > read[begin])
+
+
+def _why_unseen(history: History, asset: str, at: datetime) -> Abstention:
+    readings = history.readings
+    times = readings["time"][readings["asset"] == asset]
+    return Abstention.STALE if bool((times <= at).any()) else Abstention.TOO_LITTLE_HISTORY
+
+
+def _share_of(progress: Callable[[float], None], number: int, parts: int) -> Callable[[float], None]:
+    return lambda share: progress((number + share) / parts)

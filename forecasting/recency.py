@@ -1,0 +1,77 @@
+"""How long ago events were and how many there were lately, counted in whole steps for every row of a grid at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from forecasting.windows import FeatureSchema, Grid
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+LONG_AGO_HOURS = 2 * 365 * 24
+COUNT_CAP = 32
+
+
+class EventClock:
+    """Asset and step are folded into one integer key, so that a single sorted search answers for all assets."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._cap = _recency_cap(grid.schema)
+        steps = grid.step_of
+        seen = [s for _, s in grid.visible]
+        lows = [int(a.min()) for a in (steps, *seen) if len(a)]
+        highs = [int(a.max()) for a in (steps, *seen) if len(a)]
+        self._low = min(lows, default=0)
+        self._width = max(highs, default=0) - self._low + 1
+        self._base = grid.asset_of * self._width
+        self._rows = self._base + (steps - self._low)
+
+    def _keys(self, channel: int) -> Ints:
+        asset, seen = self._grid.visible[channel]
+        return asset * self._width + (seen - self._low)
+
+    def elapsed(self, channel: int) -> Ints:
+        """[N] steps since the latest visible event, at most the cap, which also stands for never."""
+        keys = self._keys(channel)
+        if not len(keys):
+            return np.full(len(self._rows), self._cap, dtype=np.int64)
+        place = np.searchsorted(keys, self._rows, side="right") - 1
+        latest = np.where(place >= 0, keys[np.maximum(place, 0)], -1)
+        return np.where(latest >= self._base, np.minimum(self._rows - latest, self._cap), self._cap)
+
+    def counts(self, channel: int, windows: tuple[int, ...]) -> list[Ints]:
+        """[N] visible events of the last so many steps (this one included), at most `COUNT_CAP`."""
+        keys = self._keys(channel)
+        until = np.searchsorted(keys, self._rows, side="right")
+        starts = (np.maximum(self._rows - window, self._base - 1) for window in windows)
+        return [np.minimum(until - np.searchsorted(keys, start, side="right"), COUNT_CAP) for start in starts]
+
+
+def steps_in(schema: FeatureSchema, hours: int) -> int:
+    """Steps that make so many hours, at least one."""
+    return max(1, hours * 3600 // schema.step_seconds)
+
+
+def _recency_cap(schema: FeatureSchema) -> int:
+    return LONG_AGO_HOURS * 3600 // schema.step_seconds
+
+
+def recency_table(schema: FeatureSchema) -> Floats:
+    """Log time since an event by whole steps, 0 for now and 1 for long ago or never."""
+    hours = np.arange(_recency_cap(schema) + 1) * schema.step_hours
+    return np.asarray(np.log1p(hours) / np.log1p(hours[-1]), dtype=np.float32)
+
+
+def coarse_table(schema: FeatureSchema) -> Floats:
+    """Time since an event in nine classes that double from a day: too coarse to tell a plan's dates by."""
+    days = np.arange(_recency_cap(schema) + 1) * schema.step_hours / 24
+    level = np.searchsorted(2.0 ** np.arange(8), days, side="right")
+    return (level / 8).astype(np.float32)
+
+
+def count_table() -> Floats:
+    """Log of a count, 0 for none and 1 for the cap."""
+    return np.asarray(np.log1p(np.arange(COUNT_CAP + 1)) / np.log1p(COUNT_CAP), dtype=np.float32)

@@ -1,0 +1,286 @@
+"""The grid: sensor data and events of many assets on regular steps, causal and the same for training and serving.
+
+Steps are numbered from the epoch: step `k` ends at `phase + k * step`, and its row averages the readings dated in the
+interval that ends there. Every value of a row depends on readings of that step and on events visible at it, never on
+where the grid begins, so that a grid of a whole life and one of the last week hold the same bits.
+
+The information rule: a row at *t* sees readings and error events dated <= *t*, and maintenance and failure records
+dated strictly before *t* (a maintenance record dated as a failure is that failure's repair).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pm.domain import HORIZON_HOURS, Asset, EventKind, History, to_us
+from pm.errors import ModelError
+
+if TYPE_CHECKING:
+    from pm.config import TrainSection
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+HOUR_US = 3_600_000_000
+MAX_LEVELS = 32
+"""A text column with more levels than this names assets rather than kinds of assets, and is left out."""
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """What a forecaster takes: names, codes and sizes, as stored with the model."""
+
+    step_seconds: int
+    horizon_steps: int
+    phase_us: int
+    """Where steps end within their period: readings dated 01:00 each day have a phase of an hour."""
+    context: int
+    patch: int
+    points: tuple[str, ...]
+    error_codes: tuple[str, ...]
+    maintenance_codes: tuple[str, ...]
+    failure_modes: tuple[str, ...]
+    asset_models: tuple[str, ...]
+    static_numeric: tuple[str, ...]
+    static_levels: tuple[tuple[str, tuple[str, ...]], ...]
+    """Text columns with their levels."""
+    schedule_features: str
+    rul_cap: int
+    """Remaining life is told up to so many steps."""
+
+    @property
+    def step_us(self) -> int:
+        return self.step_seconds * 1_000_000
+
+    @property
+    def step_hours(self) -> float:
+        return self.step_seconds / 3600
+
+    @property
+    def event_channels(self) -> tuple[tuple[EventKind, str], ...]:
+        """Kind and code of every event channel, in the order that `Grid.visible` numbers them."""
+        return (
+            *((EventKind.ERROR, code) for code in self.error_codes),
+            *((EventKind.MAINTENANCE, code) for code in self.maintenance_codes),
+            *((EventKind.FAILURE, code) for code in self.failure_modes),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FeatureSchema:
+        """Back from `as_json` after a trip through JSON. Raises ModelError when keys are missing or unknown."""
+        read: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        try:
+            read["static_levels"] = tuple((name, tuple(levels)) for name, levels in read["static_levels"])
+            return cls(**read)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the model's schema is not of this version of pm ({error}); train it anew") from None
+
+
+def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
+    """What this history offers to learn from. Raises ModelError for an interval that the horizon cannot be cut into."""
+    seconds = max(3600, int(history.interval.total_seconds()))
+    if HORIZON_HOURS * 3600 % seconds:
+        raise ModelError(
+            f"interval {history.interval} does not divide the horizon of {HORIZON_HOURS} h; "
+            "average the recording to 1h, 2h, 3h, 4h, 6h, 8h, 12h or 1d"
+        )
+    times = _microseconds(history.readings["time"])
+    phases = np.unique(times % (seconds * 1_000_000))
+    codes = {kind: _codes(history.events, kind) for kind in EventKind}
+    named = [mode.code for mode in history.failure_modes]
+    numeric, levels = _static_columns(history.assets)
+    return FeatureSchema(
+        step_seconds=seconds,
+        horizon_steps=HORIZON_HOURS * 3600 // seconds,
+        phase_us=int(phases[0]) if len(phases) == 1 else 0,
+        context=settings.context,
+        patch=settings.patch,
+        points=tuple(point.name for point in history.points if point.name in history.readings),
+        error_codes=codes[EventKind.ERROR],
+        maintenance_codes=codes[EventKind.MAINTENANCE],
+        failure_modes=tuple(dict.fromkeys([*named, *codes[EventKind.FAILURE]])),
+        asset_models=tuple(sorted({asset.model for asset in history.assets})),
+        static_numeric=numeric,
+        static_levels=levels,
+        schedule_features=settings.schedule_features,
+        rul_cap=settings.rul_cap,
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Steps of assets, ragged: asset `a` owns rows `offsets[a]` to `offsets[a + 1]` of the flat arrays."""
+
+    schema: FeatureSchema
+    assets: tuple[Asset, ...]
+    phase_us: int
+    offsets: Ints
+    """[A + 1] first row of each asset."""
+    first_step: Ints
+    """[A] step number of each asset's first row."""
+    values: Floats
+    """[N, P] mean of the step's readings by point; NaN where nothing was read."""
+    visible: tuple[tuple[Ints, Ints], ...]
+    """For every event channel: asset index and the first step number at which the event is visible, sorted by both."""
+    failures: tuple[Ints, Ints, Ints]
+    """Asset index, time in microseconds and failure mode index of every failure, sorted by asset and time."""
+    end_us: Ints
+    """[A] until when each asset was observed: its last reading, or a failure recorded after it."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def asset_of(self) -> Ints:
+        """[N] asset index of each row."""
+        return np.repeat(np.arange(len(self.assets), dtype=np.int64), np.diff(self.offsets))
+
+    @property
+    def step_of(self) -> Ints:
+        """[N] step number of each row."""
+        rows = np.arange(len(self), dtype=np.int64)
+        return rows + np.repeat(self.first_step - self.offsets[:-1], np.diff(self.offsets))
+
+    @property
+    def times_us(self) -> Ints:
+        """[N] time at which each row's step ends."""
+        return self.step_of * self.schema.step_us + self.phase_us
+
+    @property
+    def observed(self) -> npt.NDArray[np.bool_]:
+        """[N] whether anything was read in the step."""
+        return np.asarray(~np.isnan(self.values).all(axis=1))
+
+
+def grid_of(history: History, schema: FeatureSchema, *, until: datetime | None = None) -> Grid:
+    """Every asset from its first reading to its last, with nothing dated after `until`.
+
+    Assets without readings have no rows. Steps end at the schema's phase.
+    """
+    return _grid(history, schema, schema.phase_us, _bound(until), None)
+
+
+def grid_before(history: History, schema: FeatureSchema, at: datetime, steps: int) -> Grid:
+    """Exactly `steps` rows for every asset, the last of them ending at `at`: what a forecast issued at `at` sees."""
+    at_us = to_us(at)
+    phase = at_us % schema.step_us
+    last = (at_us - phase) // schema.step_us
+    return _grid(history, schema, phase, at_us, (last - steps + 1, last))
+
+
+def _bound(until: datetime | None) -> int:
+    return int(np.iinfo(np.int64).max) if until is None else to_us(until)
+
+
+def _grid(history: History, schema: FeatureSchema, phase_us: int, until_us: int, span: tuple[int, int] | None) -> Grid:
+    names = pd.Index([asset.name for asset in history.assets])
+    times = _microseconds(history.readings["time"])
+    start_us = -(1 << 62) if span is None else (span[0] - 1) * schema.step_us + phase_us
+    kept = np.flatnonzero((times > start_us) & (times <= until_us))
+    asset = names.get_indexer(history.readings["asset"].array[kept]).astype(np.int64)
+    kept, asset = kept[asset >= 0], asset[asset >= 0]
+    times = times[kept]
+    step = -((phase_us - times) // schema.step_us)
+
+    count = len(names)
+    end_us = np.full(count, -(1 << 62), dtype=np.int64)
+    np.maximum.at(end_us, asset, times)
+    if span is None:
+        first, last = np.full(count, 1 << 62, dtype=np.int64), np.full(count, -(1 << 62), dtype=np.int64)
+        np.minimum.at(first, asset, step)
+        np.maximum.at(last, asset, step)
+        first, last = np.where(last < first, 0, first), np.where(last < first, -1, last)
+    else:
+        first, last = np.full(count, span[0], dtype=np.int64), np.full(count, span[1], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(last - first + 1)]).astype(np.int64)
+    values = np.full((int(offsets[-1]), len(schema.points)), np.nan, dtype=np.float32)
+    rows = offsets[asset] + step - first[asset]
+    _average_into(values, rows, _columns(history.readings, schema.points, kept))
+
+    visible, failures = _place_events(history, schema, names, phase_us, until_us)
+    np.maximum.at(end_us, failures[0], failures[1])
+    return Grid(schema, history.assets, phase_us, offsets, first, values, visible, failures, end_us)
+
+
+def _columns(readings: pd.DataFrame, points: tuple[str, ...], kept: Ints) -> npt.NDArray[np.float64]:
+    matrix = np.full((len(kept), len(points)), np.nan)
+    for column, point in enumerate(points):
+        if point in readings:
+            matrix[:, column] = readings[point].to_numpy(dtype=np.float64)[kept]
+    return matrix
+
+
+def _average_into(values: Floats, rows: Ints, matrix: npt.NDArray[np.float64]) -> None:
+    """Mean of the rows of `matrix` that share a row of `values`, point by point, missing values left out."""
+    if not len(rows):
+        return
+    if not (np.diff(rows) > 0).all():
+        order = np.argsort(rows, kind="stable")
+        rows, matrix = rows[order], matrix[order]
+        starts = np.flatnonzero(np.concatenate([[True], np.diff(rows) > 0]))
+        known = ~np.isnan(matrix)
+        counts = np.add.reduceat(known, starts, axis=0, dtype=np.int64)
+        sums = np.add.reduceat(np.where(known, matrix, 0.0), starts, axis=0)
+        matrix = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        rows = rows[starts]
+    values[rows] = matrix
+
+
+def _place_events(
+    history: History, schema: FeatureSchema, names: pd.Index[str], phase_us: int, until_us: int
+) -> tuple[tuple[tuple[Ints, Ints], ...], tuple[Ints, Ints, Ints]]:
+    """Events by channel at the first step that may know of them, and the failures at their own time."""
+    channels = schema.event_channels
+    lookup = {f"{kind}\n{code}": number for number, (kind, code) in enumerate(channels)}
+    events = history.events
+    times = _microseconds(events["time"])
+    kept = np.flatnonzero(times <= until_us)
+    asset = names.get_indexer(events["asset"].array[kept]).astype(np.int64)
+    kinds, codes = events["kind"].array[kept], events["code"].array[kept]
+    channel = np.array(
+        [lookup.get(f"{kind}\n{code}", -1) for kind, code in zip(kinds, codes, strict=True)], dtype=np.int64
+    )
+    known = (asset >= 0) & (channel >= 0)
+    asset, channel, times = asset[known], channel[known], times[kept][known]
+    strictly = channel >= len(schema.error_codes)
+    seen = np.where(strictly, (times - phase_us) // schema.step_us + 1, -((phase_us - times) // schema.step_us))
+    order = np.lexsort((channel, times, asset))
+    asset, channel, times, seen = asset[order], channel[order], times[order], seen[order]
+    visible = tuple((asset[channel == c], seen[channel == c]) for c in range(len(channels)))
+    mode = channel - (len(channels) - len(schema.failure_modes))
+    failed = mode >= 0
+    return visible, (asset[failed], times[failed], mode[failed])
+
+
+def _microseconds(times: pd.Series[Any]) -> Ints:
+    return pd.DatetimeIndex(times).as_unit("us").asi8
+
+
+def _codes(events: pd.DataFrame, kind: EventKind) -> tuple[str, ...]:
+    return tuple(sorted(str(code) for code in events["code"][events["kind"] == kind.value].unique()))
+
+
+def _static_columns(assets: tuple[Asset, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    """Static columns that are numbers, and those that are text with few enough levels."""
+    numeric, texts = [], []
+    for name in dict.fromkeys(column for asset in assets for column in asset.static):
+        values = [asset.static[name] for asset in assets if name in asset.static]
+        if all(isinstance(value, int | float) for value in values):
+            numeric.append(name)
+            continue
+        levels = tuple(sorted({str(value) for value in values}))
+        if len(levels) <= min(MAX_LEVELS, len(assets) // 2):
+            texts.append((name, levels))
+    return tuple(numeric), tuple(texts)

@@ -1,0 +1,115 @@
+"""Examines an installation part by part and says what to mend; looks, and changes nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pm.config import Config
+from pm.edges import LOOPBACK, open_records, open_store, wall_now
+from pm.errors import PmError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one part is like."""
+
+    what: str
+    well: bool
+    finding: str
+
+
+def examine(config: Config) -> list[Finding]:
+    """One finding per part; a part that fails does not keep the others from being examined."""
+    parts: list[tuple[str, Callable[[Config], str]]] = [
+        ("broker", _broker),
+        ("store", _store),
+        ("records", _records),
+        ("accelerator", _accelerator),
+        ("clock", _clock),
+        ("dashboard", _dashboard),
+    ]
+    findings = [Finding("configuration", True, "valid")]
+    for what, look in parts:
+        try:
+            findings.append(Finding(what, True, look(config)))
+        except PmError as error:
+            findings.append(Finding(what, False, str(error)))
+    return findings
+
+
+def _broker(config: Config) -> str:
+    section = config.mqtt
+    if not section.host:
+        from connectors.broker import EmbeddedBroker
+
+        broker = EmbeddedBroker(section.embedded, section.port, config.models.dir.parent / "broker")
+        return f"embedded {broker.kind} on {LOOPBACK}:{section.port or 'a free port'}, started with the service"
+    from connectors.mqtt import MqttPublisher
+
+    probe = MqttPublisher(section, client_id=f"{section.client_id}-doctor")
+    probe.open()
+    try:
+        if not probe.connected:
+            raise PmError(
+                f"{section.host}:{section.port} does not answer; start the broker, or mend mqtt.host and mqtt.port"
+            )
+    finally:
+        probe.close()
+    return f"{section.host}:{section.port} answers{', TLS verified' if section.tls else ', without TLS'}"
+
+
+def _store(config: Config) -> str:
+    store = open_store(config)
+    try:
+        counts = store.counts()
+        where = config.store.path if config.store.kind == "embedded" else f"{config.store.url}/{config.store.bucket}"
+        return f"{config.store.kind} at {where}: {counts['readings']:,} readings, {counts['events']:,} events"
+    finally:
+        store.close()
+
+
+def _records(config: Config) -> str:
+    with open_records(config) as records:
+        enabled = [user for user in records.users() if not user.disabled]
+        if not enabled:
+            raise PmError("nobody can log in to the dashboard; add a user with 'pm users add NAME'")
+        champion = records.champion()
+        return (
+            f"{len(enabled)} users, {len(records.assets())} assets; champion: "
+            f"{champion.version if champion else 'none yet, train one with pm train'}"
+        )
+
+
+def _accelerator(config: Config) -> str:
+    import torch
+
+    from forecasting.precision import Precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    precision = Precision.choose(device, config.train.precision)
+    return f"{name}; training in {precision.name} because {precision.why}"
+
+
+def _clock(config: Config) -> str:
+    now = wall_now()
+    if now.year < 2025:
+        raise PmError(f"the machine's clock says {now:%Y-%m-%d}; set it, and keep it with chrony or systemd-timesyncd")
+    return f"{now:%Y-%m-%d %H:%M:%SZ}, plant time from the {config.clock.source}, schedules in {config.plant.timezone}"
+
+
+def _dashboard(config: Config) -> str:
+    section = config.dashboard
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((section.host, section.port))
+        except OSError as error:
+            taken = f"{section.host}:{section.port} is in use ({error.strerror})"
+            return f"{taken}: by a running service, or set another dashboard.port"
+    loopback = section.host in {LOOPBACK, "localhost", "::1"}
+    return (
+        f"http://{section.host}:{section.port}{'' if loopback else '; beyond loopback, put a proxy with TLS before it'}"
+    )

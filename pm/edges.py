@@ -1,0 +1,138 @@
+"""Which edges the configuration asks for, opened; and plant time from the machine's clock or the feed's."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pm.config import Config, MqttSection
+from pm.domain import to_us
+from pm.errors import FeedError, ModelError
+from pm.ports import Clock, ReadingStore
+
+if TYPE_CHECKING:
+    from forecasting.predict import TransformerForecaster
+    from pm.records import Records
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+CLOCK_TICK = "clock"
+"""Under this name the feed's watermark is kept in the records, so that every part of the service knows plant time."""
+
+
+def open_store(config: Config) -> ReadingStore:
+    """The configured store. Raises StoreError or StoreUnavailable."""
+    section = config.store
+    if section.kind == "influxdb":
+        from connectors.influx import InfluxStore
+
+        return InfluxStore(
+            url=section.url,
+            bucket=section.bucket,
+            org=section.org,
+            token=section.token.get_secret_value(),
+            verify_tls=section.verify_tls,
+            ca_file=section.ca_file,
+            timeout=section.timeout,
+        )
+    from connectors.embedded import EmbeddedStore
+
+    return EmbeddedStore(section.path)
+
+
+def open_records(config: Config) -> Records:
+    """The service's own records, migrated to the present schema. Raises RecordsError."""
+    from pm.records import Records
+
+    return Records.open(config.records.url, password=config.records.password.get_secret_value())
+
+
+def load_folder(folder: Path) -> TransformerForecaster:
+    """The model in a folder. Raises ModelError."""
+    from forecasting import predict
+
+    return predict.load(folder)
+
+
+def load_forecaster(records: Records, name: str | None) -> TransformerForecaster:
+    """A model by its folder or its version; the champion when no name is given.
+
+    Raises ModelError where there is none or it is damaged, RecordsError for an unknown version.
+    """
+    if name is None:
+        champion = records.champion()
+        if champion is None:
+            raise ModelError("no model is champion yet; train one with 'pm train', or name a folder with --model")
+        return load_folder(Path(champion.path))
+    return load_folder(Path(name) if Path(name).is_dir() else Path(records.model(name).path))
+
+
+def wall_now() -> datetime:
+    """The machine's clock: the one place outside the MQTT session that reads it."""
+    return datetime.now(UTC)
+
+
+def wall_us() -> int:
+    """The machine's clock in microseconds since the epoch."""
+    return to_us(wall_now())
+
+
+class WallClock:
+    """The machine's clock less the grace that late readings are given."""
+
+    def __init__(self, grace: timedelta) -> None:
+        self._grace = grace
+
+    def now(self) -> datetime | None:
+        return wall_now() - self._grace
+
+
+class RecordedClock:
+    """The feed's watermark as ingest last wrote it down, perhaps in another process."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def now(self) -> datetime | None:
+        return self._records.last_tick(CLOCK_TICK)
+
+
+class Champion:
+    """The champion as a Forecaster, loaded again when another is promoted."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._loaded: TransformerForecaster | None = None
+
+    def present(self) -> TransformerForecaster | None:
+        champion = self._records.champion()
+        if champion is None:
+            return None
+        if self._loaded is None or self._loaded.version != champion.version:
+            self._loaded = load_forecaster(self._records, None)
+            log.info("forecasting with champion %s", champion.version)
+        return self._loaded
+
+
+def local_broker(section: MqttSection) -> MqttSection:
+    """The section with the address of a running service's embedded broker where no host is configured."""
+    if section.host:
+        return section
+    if section.port == 0:
+        raise FeedError(
+            "mqtt.port = 0 lets the embedded broker take any port, which another process cannot find; set one"
+        )
+    return section.model_copy(update={"host": LOOPBACK})
+
+
+def present(config: Config, records: Records) -> datetime:
+    """Plant time now; the machine's clock where the feed has told nothing yet."""
+    return plant_clock(config, records).now() or wall_now()
+
+
+def plant_clock(config: Config, records: Records) -> Clock:
+    """Plant time as the configuration says."""
+    return WallClock(config.clock.grace) if config.clock.source == "wall" else RecordedClock(records)

@@ -1,0 +1,308 @@
+"""The composition root: the parts of the service, wired to their edges, started and stopped together."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pm.config import Config
+from pm.domain import Reason
+from pm.edges import CLOCK_TICK, LOOPBACK, Champion, local_broker, open_records, open_store, plant_clock, wall_us
+from pm.errors import PmError
+from pm.live import until_interrupted
+
+if TYPE_CHECKING:
+    from waitress.server import BaseWSGIServer
+
+    from connectors.mqtt import MqttPublisher
+    from pm.assess import Assessor
+    from pm.ingest import Ingest
+    from pm.schedule import PlantSchedule
+
+log = logging.getLogger(__name__)
+
+PARTS = ("ingest", "schedule", "dashboard")
+
+
+class Service:
+    """The parts that were asked for, started and stopped together. A context manager."""
+
+    def __init__(self, config: Config, *, config_path: Path | None = None, parts: Sequence[str] = PARTS) -> None:
+        self.config = config
+        self.mqtt = config.mqtt
+        """Where the broker is by now: the embedded one's port is known once it runs."""
+        self.dashboard_url = ""
+        self._config_path = config_path
+        self._parts = tuple(parts)
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._held = ExitStack()
+        self._ingest: Ingest | None = None
+        self._schedule: PlantSchedule | None = None
+
+    def __enter__(self) -> Service:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Until `stop` is set or one of the parts fails; raises what that part raised."""
+        while not stop.wait(0.2):
+            if self._failure is not None:
+                raise self._failure
+
+    def stop(self) -> None:
+        """End every part in an order that loses nothing: ingest stores and acknowledges what it holds."""
+        self._stopping.set()
+        self._held.close()
+
+    def _start(self) -> None:
+        self.records = open_records(self.config)
+        self._held.callback(self.records.close)
+        self.store = open_store(self.config)
+        self._held.callback(self.store.close)
+        self.champion = Champion(self.records)
+        self.clock = plant_clock(self.config, self.records)
+        if "ingest" in self._parts or "schedule" in self._parts:
+            self._start_broker()
+        if "schedule" in self._parts:
+            self._start_schedule()
+        if "ingest" in self._parts:
+            self._start_ingest()
+        if self._schedule is not None:
+            self._schedule.start(every=timedelta(seconds=0.2 if self.config.clock.source == "feed" else 5.0))
+            self._held.callback(self._schedule.stop)
+        if "dashboard" in self._parts:
+            self._start_dashboard()
+
+    def _start_broker(self) -> None:
+        """The embedded broker belongs to ingest; a schedule in another process finds it at its configured port."""
+        if self.config.mqtt.host:
+            return
+        if "ingest" not in self._parts:
+            self.mqtt = local_broker(self.config.mqtt)
+            return
+        from connectors.broker import EmbeddedBroker
+
+        self._broker = EmbeddedBroker(self.config.mqtt.embedded, self.config.mqtt.port, self._data_dir() / "broker")
+        port = self._broker.start()
+        self._held.callback(self._broker.stop)
+        self.mqtt = self.config.mqtt.model_copy(update={"host": LOOPBACK, "port": port})
+
+    def _data_dir(self) -> Path:
+        return self.config.models.dir.parent
+
+    def _start_ingest(self) -> None:
+        from connectors.mqtt import MqttFeed
+        from pm.ingest import FeedClock, Ingest
+
+        follows_feed = self.config.clock.source == "feed"
+        feed = MqttFeed(
+            self.mqtt,
+            queue=self.config.ingest.queue,
+            clock_topic=self.config.clock.topic if follows_feed else None,
+            max_future=None if follows_feed else self.config.ingest.max_future,
+            one_subscription=not self.config.mqtt.host and not self._broker.keeps_order,
+        )
+        watermark = FeedClock(self.records.last_tick(CLOCK_TICK), self._keep_watermark) if follows_feed else None
+        self._ingest = Ingest(
+            feed,
+            self.store,
+            self.records,
+            section=self.config.ingest,
+            now_us=wall_us,
+            assets=self.records,
+            watermark=watermark,
+        )
+        feed.open()
+        self._held.callback(feed.close)
+        self._thread("ingest", self._ingest.run)
+
+    def _keep_watermark(self, at: datetime) -> None:
+        if self._schedule is not None and self.records.last_tick(CLOCK_TICK) is None:
+            # The first time that the feed speaks of: ticks count from there, not from where a slow start first looks.
+            self._schedule.begin(at)
+        self.records.set_tick(CLOCK_TICK, at)
+
+    def _start_schedule(self) -> None:
+        from pm.schedule import Job, PlantSchedule, cron
+
+        zone = self.config.plant.timezone
+        every_tick: Literal["all", "latest"] = "all" if self.config.clock.source == "feed" else "latest"
+        publisher = self._publisher() if self.config.mqtt.publish else None
+        assess = AssessmentJob(self, publisher)
+        jobs = [Job("assess", cron(self.config.assess.cron, zone), assess, catch_up=every_tick)]
+        if self.config.retrain.enabled:
+            jobs.append(Job("retrain", cron(self.config.retrain.cron, zone), self._spawn_retrain))
+        jobs.append(Job("prune", cron("30 2 * * *", zone), self._prune))
+        self._schedule = PlantSchedule(clock=self.clock, ticks=self.records, jobs=jobs)
+
+    def _publisher(self) -> MqttPublisher:
+        from connectors.mqtt import MqttPublisher
+        from connectors.mqtt_notifier import STATUS_TOPIC
+
+        publisher = MqttPublisher(self.mqtt, client_id=f"{self.mqtt.client_id}-out", status_topic=STATUS_TOPIC)
+        publisher.open()
+        self._held.callback(publisher.close)
+        return publisher
+
+    def _prune(self, at: datetime) -> None:
+        self.records.prune_forecasts(at - self.config.records.keep_forecasts)
+
+    def _spawn_retrain(self, at: datetime) -> None:
+        """A process of its own: training must not take the service's time, nor its memory, nor bring it down."""
+        running = getattr(self, "_retraining", None)
+        if running is not None and running.poll() is None:
+            log.warning("retraining of %s is passed over: the one before is still running", at)
+            return
+        command = [sys.executable, "-m", "pm.cli", "retrain", "--at", at.isoformat()]
+        if self._config_path is not None:
+            command += ["--config", str(self._config_path)]
+        self._retraining = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_be_nice)
+        self._held.callback(_end, self._retraining)
+        log.info("retraining started in process %d", self._retraining.pid)
+
+    def _start_dashboard(self) -> None:
+        from waitress.server import create_server
+
+        from dashboards.app import create_app
+
+        app = create_app(
+            records=self.records,
+            store=self.store,
+            plant=self.config.plant,
+            dashboard=self.config.dashboard,
+            alerts=self.config.alerts,
+            now=self.clock.now,
+            status=self._status,
+            explain=self._explain,
+        )
+        section = self.config.dashboard
+        try:
+            server: BaseWSGIServer = create_server(app, host=section.host, port=section.port, threads=4, ident="pm")
+        except OSError as error:
+            raise PmError(
+                f"dashboard cannot listen on {section.host}:{section.port} ({error.strerror}); "
+                "set another dashboard.port"
+            ) from None
+        self.dashboard_url = f"http://{section.host}:{server.effective_port}"
+        log.info("dashboard at %s", self.dashboard_url)
+        self._thread("dashboard", lambda _stop: server.run())
+        self._held.callback(server.close)
+
+    def _status(self) -> Mapping[str, Any]:
+        """What the service says of itself on the dashboard."""
+        said: dict[str, Any] = {}
+        champion = self.records.champion()
+        said["champion"] = champion.version if champion else "none yet; train one with pm train"
+        if champion is not None and (threshold := champion.metrics.get("thresholds")):
+            fitting = [float(budget) for budget in threshold if float(budget) <= self.config.alerts.budget]
+            if fitting:
+                said["threshold"] = threshold[str(max(fitting))]
+        if self._ingest is not None:
+            counts = self._ingest.counts
+            said["messages"] = counts.messages
+            said["readings"] = counts.readings
+            if counts.trouble:
+                said["trouble"] = counts.trouble
+        said["dead letters"] = self.records.dead_letter_count()
+        return said
+
+    def _explain(self, asset: str, at: datetime) -> list[Reason]:
+        from pm.archive import plant_history
+
+        forecaster = self.champion.present()
+        if forecaster is None:
+            return []
+        interval, start = self.config.plant.interval, at - forecaster.lookback
+        history = plant_history(self.store, self.records, interval, assets=[asset], start=start, end=at)
+        return forecaster.explain(history, at, asset)
+
+    def _thread(self, name: str, run: Any) -> None:
+        def guarded() -> None:
+            try:
+                run(self._stopping)
+            except Exception as error:
+                if not self._stopping.is_set():
+                    log.exception("%s failed; the service stops", name)
+                    self._failure = error
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+
+        def join() -> None:
+            self._stopping.set()
+            thread.join(15.0)
+
+        self._held.callback(join)
+
+
+class AssessmentJob:
+    """The scheduled assessment with whoever is champion by then."""
+
+    def __init__(self, service: Service, publisher: MqttPublisher | None) -> None:
+        self._service = service
+        self._publisher = publisher
+        self._assessor: Assessor | None = None
+        self._told = False
+
+    def __call__(self, at: datetime) -> None:
+        from connectors.mqtt_notifier import MqttNotifier
+        from pm.assess import Assessor
+
+        service = self._service
+        forecaster = service.champion.present()
+        if forecaster is None:
+            if not self._told:
+                log.warning("no model is champion yet, so nothing is forecast; train one with 'pm train'")
+            self._told = True
+            return
+        if self._assessor is None:
+            self._assessor = Assessor(
+                store=service.store,
+                log=service.records,
+                register=service.records,
+                forecaster=forecaster,
+                plant=service.config.plant,
+                assess=service.config.assess,
+                alerts=service.config.alerts,
+                notifiers=[MqttNotifier(self._publisher)] if self._publisher is not None else [],
+            )
+        self._assessor.forecaster = forecaster
+        self._assessor.assess(at)
+
+
+def run(config: Config, *, config_path: Path | None, parts: Sequence[str] = PARTS) -> None:
+    """Run the service until SIGINT or SIGTERM, or until a part fails; raises what that part raised."""
+    service = Service(config, config_path=config_path, parts=parts)
+    with until_interrupted(threading.Event()) as stop, service:
+        service.wait(stop)
+    log.info("service stopped")
+
+
+def _be_nice() -> None:
+    import os
+
+    os.nice(10)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,277 @@
+"""Training as a whole: split, fit, thresholds for the alert budgets, and the model on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from connectors.recordings import fingerprint
+from forecasting import checkpoint
+from forecasting.metrics import average_precision, outcomes
+from forecasting.precision import choose_device
+from forecasting.predict import ForecastTable, TransformerForecaster
+from forecasting.split import Split, split_assets, validation_start
+from forecasting.train import Progress, fit
+from forecasting.windows import schema_of
+from pm.budget import Threshold, thresholds
+from pm.config import AlertsSection, AssessSection, TrainSection
+from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
+from pm.errors import TrainingError
+from pm.quality import Limits
+
+log = logging.getLogger(__name__)
+
+BUDGETS = (0.05, 0.2, 1.0)
+"""Alert budgets that every model has a threshold for, beside the configured one."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that stands on disk, ready to forecast."""
+
+    forecaster: TransformerForecaster
+    folder: Path
+    split: Split
+    thresholds: Mapping[float, Threshold]
+    trained_until: datetime
+    fingerprint: str
+    seconds: float
+    """Time that fitting took."""
+
+    @property
+    def version(self) -> str:
+        return self.forecaster.version
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the records keep: scores on the validation slice, thresholds by budget, sizes of the split."""
+        return {
+            **self.forecaster.artefact.metrics,
+            "seconds": self.seconds,
+            "thresholds": {str(float(budget)): found.value for budget, found in self.thresholds.items()},
+            "assets": {part: len(getattr(self.split, part)) for part in ("train", "validation", "held_out")},
+        }
+
+
+def train(
+    history: History,
+    *,
+    out: Path,
+    settings: TrainSection | None = None,
+    alerts: AlertsSection | None = None,
+    assess: AssessSection | None = None,
+    split: Split | None = None,
+    until: datetime | None = None,
+    budgets: Sequence[float] = BUDGETS,
+    name: str = "model",
+    shuffle_labels: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainedModel:
+    """Train a forecaster on `history` and save it as the folder `out`, which must not exist yet.
+
+    split: assets to train, validate and hold out; dealt by `settings` when None. until: nothing dated later is seen.
+    budgets: alert budgets to find thresholds for, beside the one of `alerts`. name: first part of the version.
+    shuffle_labels: give the failures to other assets at other times first. Such a model has nothing to learn from;
+    it is the control that shows that judging refuses it.
+    Raises TrainingError when there is nothing to learn from, ModelError when `out` exists.
+    """
+    settings, alerts, assess = settings or TrainSection(), alerts or AlertsSection(), assess or AssessSection()
+    if until is not None:
+        history = known_by(history, until)
+    failures = int((history.events["kind"] == EventKind.FAILURE.value).sum())
+    if history.readings.empty or not failures:
+        raise TrainingError(
+            f"nothing to learn from: {len(history.assets)} assets, {len(history.readings)} readings, {failures} "
+            "failures; import a recording with failures ('pm import'), or wait until the feed has brought some"
+        )
+    if shuffle_labels:
+        history = with_shuffled_failures(history, np.random.default_rng(settings.seed))
+    split = split or split_assets(history, settings.hold_out, settings.validation, settings.seed)
+    learned_from = of_assets(history, {*split.train, *split.validation})
+    validation_from = validation_start(history, split.validation)
+    log.info(
+        "training on %d assets, validating on %d from %s, holding out %d; %d failures in all",
+        len(split.train),
+        len(split.validation),
+        validation_from or "their beginning",
+        len(split.held_out),
+        failures,
+    )
+    fitted = fit(
+        history,
+        split.train,
+        split.validation,
+        schema_of(learned_from, settings),
+        settings,
+        until=until,
+        validation_from=validation_from,
+        held_out=split.held_out,
+        name=name,
+        fingerprint=fingerprint(history),
+        progress=progress,
+    )
+    device = str(choose_device(settings.device))
+    forecaster = TransformerForecaster(fitted.artefact, device=device)
+    validating = of_assets(history, set(split.validation))
+    table = forecaster.forecast_grid(validating, start=validation_from)
+    found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
+    artefact = replace(
+        fitted.artefact,
+        thresholds={budget: threshold.value for budget, threshold in found.items()},
+        metrics={**fitted.artefact.metrics, **_scores(table, validating), **_threshold_facts(found)},
+    )
+    version = checkpoint.save(artefact, out)
+    log.info("saved %s in %s", version, out)
+    return TrainedModel(
+        forecaster=TransformerForecaster(artefact, device=device),
+        folder=out,
+        split=split,
+        thresholds=found,
+        trained_until=artefact.trained_until,
+        fingerprint=artefact.fingerprint,
+        seconds=fitted.seconds,
+    )
+
+
+def budget_thresholds(
+    table: ForecastTable,
+    history: History,
+    budgets: Sequence[float],
+    alerts: AlertsSection,
+    assess: AssessSection,
+) -> dict[float, Threshold]:
+    """The threshold of each budget, from forecasts of assets whose failures are known.
+
+    The service abstains on assets with too little history, so those forecasts do not count here either.
+    """
+    probability = table.probability().copy()
+    first = history.readings.groupby("asset")["time"].min()
+    least_us = Limits.of(assess, history.interval).min_history // timedelta(microseconds=1)
+    begun = np.array([to_us(first[asset].to_pydatetime()) if asset in first else 0 for asset in table.assets], np.int64)
+    probability[table.time_us - begun[table.asset_index] < least_us] = np.nan
+
+    times, column = np.unique(table.time_us, return_inverse=True)
+    dense = np.full((len(table.assets), len(times)), np.nan)
+    dense[table.asset_index, column] = probability
+    if len(times) < 2 or np.isnan(dense).all():
+        raise TrainingError(
+            f"the {len(table.assets)} validation assets have too little history for an alert threshold; "
+            "train on more time, or raise train.validation"
+        )
+    events = history.events
+    failed = events["kind"] == EventKind.FAILURE.value
+    renewed = failed | (events["kind"] == EventKind.MAINTENANCE.value)
+    found = thresholds(
+        dense,
+        times,
+        _times_by_asset(events[failed], table.assets),
+        sorted(set(budgets)),
+        alerts,
+        renewals_us=_times_by_asset(events[renewed], table.assets),
+        observed_to_us=_last_readings(history, table.assets),
+    )
+    for budget, threshold in found.items():
+        log.info(
+            "alert budget %g: threshold %.3f, %.3f false alerts per asset-month measured over %.1f, bound %.3f%s",
+            budget,
+            threshold.value,
+            threshold.rate,
+            threshold.asset_months,
+            threshold.bound,
+            "" if threshold.guaranteed else " (too few asset-months for the bound; the measured rate decides)",
+        )
+    return found
+
+
+def with_shuffled_failures(history: History, rng: np.random.Generator) -> History:
+    """The same readings, with every failure given to a random asset at a random time at which it was observed."""
+    events = history.events.copy()
+    failed = np.flatnonzero(events["kind"] == EventKind.FAILURE.value)
+    spans = history.readings.groupby("asset")["time"].agg(["min", "max"])
+    chosen = spans.iloc[rng.integers(len(spans), size=len(failed))]
+    begin, end = _microseconds(chosen["min"]), _microseconds(chosen["max"])
+    step = history.interval // timedelta(microseconds=1)
+    times = _microseconds(events["time"]).copy()
+    times[failed] = begin + (rng.random(len(failed)) * (end - begin)).astype(np.int64) // step * step
+    events["time"] = pd.DatetimeIndex(times.view("datetime64[us]"), tz="UTC")
+    assets = events["asset"].to_numpy(object).copy()
+    assets[failed] = chosen.index.to_numpy(object)
+    events["asset"] = pd.array(assets, dtype="str")
+    events = events.sort_values(["time", "asset", "kind", "code"], kind="stable", ignore_index=True)
+    return replace(history, events=events.drop_duplicates(ignore_index=True))
+
+
+def known_by(history: History, at: datetime) -> History:
+    """What of `history` is dated up to `at`."""
+    readings, events = history.readings, history.events
+    return replace(
+        history,
+        readings=readings[(readings["time"] <= at).to_numpy()].reset_index(drop=True),
+        events=events[(events["time"] <= at).to_numpy()].reset_index(drop=True),
+    )
+
+
+def of_assets(history: History, names: set[str]) -> History:
+    """What of `history` is about these assets."""
+    readings, events = history.readings, history.events
+    return replace(
+        history,
+        assets=tuple(asset for asset in history.assets if asset.name in names),
+        readings=readings[readings["asset"].isin(names).to_numpy()].reset_index(drop=True),
+        events=events[events["asset"].isin(names).to_numpy()].reset_index(drop=True),
+    )
+
+
+def _scores(table: ForecastTable, history: History) -> dict[str, float]:
+    """Average precision on the validation slice at each reported horizon, where both outcomes occur in it."""
+    failed = history.events[history.events["kind"] == EventKind.FAILURE.value]
+    index = {name: row for row, name in enumerate(table.assets)}
+    what_followed = outcomes(
+        table.asset_index,
+        table.time_us,
+        [index[name] for name in failed["asset"]],
+        _microseconds(failed["time"]),
+        _last_readings(history, table.assets),
+    )
+    scores = {}
+    for hours in REPORTED_HOURS:
+        truth, probability = what_followed.within(hours), table.probability(hours)
+        told = (truth >= 0) & ~np.isnan(probability)
+        if 0 < truth[told].sum() < told.sum():
+            scores[f"validation_pr_auc_{hours}h"] = average_precision(truth[told], probability[told])
+            scores[f"validation_base_rate_{hours}h"] = float(truth[told].mean())
+    return scores
+
+
+def _threshold_facts(found: Mapping[float, Threshold]) -> dict[str, float]:
+    facts = {}
+    for budget, threshold in found.items():
+        facts[f"validation_false_alerts_at_{budget:g}"] = threshold.rate
+        if threshold.recall is not None:
+            facts[f"validation_recall_at_{budget:g}"] = threshold.recall
+    return facts
+
+
+def _times_by_asset(events: pd.DataFrame, assets: Sequence[str]) -> list[NDArray[np.int64]]:
+    times = _microseconds(events["time"])
+    names = events["asset"].to_numpy(object)
+    return [times[names == asset] for asset in assets]
+
+
+def _last_readings(history: History, assets: Sequence[str]) -> NDArray[np.int64]:
+    """[assets] microseconds of each asset's last reading; of one never read, the beginning of time."""
+    last = history.readings.groupby("asset")["time"].max()
+    never = from_us(0)
+    return np.array([to_us(last[a].to_pydatetime() if a in last else never) for a in assets], np.int64)
+
+
+def _microseconds(times: Any) -> NDArray[np.int64]:
+    return pd.DatetimeIndex(times).as_unit("us").asi8

@@ -1,0 +1,115 @@
+"""A real Mosquitto on a free loopback port, with what a test asks for: persistence, a password, TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from pm.config import MqttSection
+from tests.servers.programs import free_port, listening, program, stop, wait_until
+
+USER = "plant"
+PASSWORD = "correct horse"
+
+
+class Mosquitto:
+    """One broker: it may be stopped, killed and started again on the same port."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: bool = False,
+        tls: bool = False,
+        max_inflight: int = 20_000,
+        max_packet: int | None = None,
+        access: str = "",
+    ) -> None:
+        """access: lines of an access list; empty for none."""
+        self.folder = folder
+        self.port = free_port()
+        self._program = program("mosquitto", "mosquitto")
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = [
+            f"listener {self.port} 127.0.0.1",
+            f"allow_anonymous {'false' if password else 'true'}",
+            "persistence true",
+            f"persistence_location {folder}/",
+            "max_queued_messages 0",
+            f"max_inflight_messages {max_inflight}",
+            "log_dest none",
+        ]
+        if os.geteuid() == 0:
+            lines.append("user root")
+        if max_packet is not None:
+            lines.append(f"max_packet_size {max_packet}")
+        if password:
+            lines.append(f"password_file {self._passwords()}")
+        if access:
+            (folder / "access").write_text(access + "\n")
+            (folder / "access").chmod(0o600)
+            lines.append(f"acl_file {folder / 'access'}")
+        if tls:
+            make_certificates(folder)
+            lines += [f"certfile {folder / 'server.crt'}", f"keyfile {folder / 'server.key'}"]
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join(lines) + "\n")
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def section(self, **changes: object) -> MqttSection:
+        """The configuration that reaches it."""
+        return MqttSection.model_validate({"host": "127.0.0.1", "port": self.port, **changes})
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: listening(self.port), "mosquitto")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            stop(self._process)
+
+    def kill(self) -> None:
+        """End it as a power cut does: what it had not saved, sessions included, is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _passwords(self) -> Path:
+        path = self.folder / "passwords"
+        path.touch(mode=0o600)
+        subprocess.run([program("mosquitto_passwd", "mosquitto"), "-b", str(path), USER, PASSWORD], check=True)
+        return path
+
+
+@contextlib.contextmanager
+def mosquitto(folder: Path, **options: object) -> Iterator[Mosquitto]:
+    broker = Mosquitto(folder, **options)  # type: ignore[arg-type]
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+def make_certificates(folder: Path, host: str = "localhost") -> None:
+    """An authority of its own (ca.crt) and a server certificate for `host`, by openssl."""
+    openssl = program("openssl", "openssl")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    run("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=Test authority",
+        "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    run("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", f"/CN={host}")
+    (folder / "server.ext").write_text(f"subjectAltName=DNS:{host}\n")
+    run("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-out", "server.crt", "-extfile", "server.ext")  # fmt: skip

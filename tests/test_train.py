@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from forecasting.batches import Resident
+from forecasting.features import features_of, fit_normaliser
+from forecasting.labels import labels_of
+from forecasting.model import Architecture, HazardTransformer
+from forecasting.precision import Precision, choose_device
+from forecasting.train import Progress, base_hazard, batches, failures_in, fit
+from forecasting.trainer import Trainer, hide_points, rate_at
+from forecasting.windows import grid_of, schema_of
+from pm.errors import TrainingError
+from tests.forecasting_cases import START, TINY, event_frame, worn_plant
+
+TRAIN, VALIDATION = ("pump-0", "pump-1", "pump-2", "pump-3"), ("pump-4", "pump-5")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def plant():
+    return worn_plant()
+
+
+def trained(plant, settings=TINY, **options):
+    return fit(plant, TRAIN, VALIDATION, schema_of(plant, settings), settings, **options)
+
+
+def test_training_beats_the_base_rate(plant):
+    result = trained(plant, TINY.model_copy(update={"epochs": 25, "patience": 25, "learning_rate": 3e-3}))
+    metrics = result.artefact.metrics
+    assert metrics["validation_nll"] < 0.8 * metrics["base_nll"]
+    assert result.epochs[-1].loss < result.epochs[0].loss
+    assert metrics["training_failures"] >= 6
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(plant):
+    first, second = trained(plant), trained(plant)
+    assert first.artefact.version == second.artefact.version
+    other = trained(plant, TINY.model_copy(update={"seed": 1}))
+    assert other.artefact.version.split("@")[1] != first.artefact.version.split("@")[1]
+
+
+def test_training_leaves_the_random_state_alone(plant):
+    before = torch.get_rng_state()
+    trained(plant, TINY.model_copy(update={"epochs": 1}))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_nothing_after_the_end_is_seen(plant):
+    until = START + timedelta(days=30)
+    cut = replace(
+        plant,
+        readings=plant.readings[plant.readings["time"] <= until].reset_index(drop=True),
+        events=plant.events[plant.events["time"] <= until].reset_index(drop=True),
+    )
+    schema = schema_of(plant, TINY)
+    whole = fit(plant, TRAIN, VALIDATION, schema, TINY, until=until)
+    assert whole.artefact.version == fit(cut, TRAIN, VALIDATION, schema, TINY, until=until).artefact.version
+    assert whole.artefact.trained_until == until
+
+
+def test_training_assets_end_where_validation_begins(plant):
+    start = START + timedelta(days=25)
+    late = (plant.readings["time"] > start) & plant.readings["asset"].isin(TRAIN)
+    spoilt = plant.readings.copy()
+    spoilt.loc[late, "heat"] = 1e6
+    schema = schema_of(plant, TINY)
+    options = {"validation_from": start}
+    as_is = fit(plant, TRAIN, VALIDATION, schema, TINY, **options).artefact
+    changed = fit(replace(plant, readings=spoilt), TRAIN, VALIDATION, schema, TINY, **options).artefact
+    assert as_is.version == changed.version
+
+
+def test_accumulated_parts_equal_the_batch_in_one_piece(plant):
+    grid = grid_of(plant, schema_of(plant, TINY))
+    features, labels = features_of(grid, fit_normaliser(grid)), labels_of(grid)
+    resident = Resident(grid, features, labels)
+    ends = next(batches(grid, 12, np.random.default_rng(0)))
+    weights = []
+    for parts in (1, 3):
+        settings = TINY.model_copy(update={"accumulate": parts, "point_dropout": 0.0})
+        torch.manual_seed(0)
+        sizes = Architecture(
+            2, features.steps.shape[1], features.slow.shape[1], features.static.shape[1], 4, 72, 2, 16, 1, 2, 0.0
+        )
+        network = HazardTransformer(sizes, base_hazard(labels))
+        trainer = Trainer(network, settings, Precision("fp32", "test"), 2, 10)
+        trainer.step(resident, ends)
+        weights.append(torch.cat([p.flatten() for p in network.parameters()]).detach())
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
+
+
+def test_every_step_is_in_a_window_of_an_epoch(plant):
+    grid = grid_of(plant, schema_of(plant, TINY))
+    starts = np.repeat(grid.offsets[:-1], np.diff(grid.offsets))
+    covered = np.zeros(len(grid), dtype=bool)
+    for ends in batches(grid, 16, np.random.default_rng(5)):
+        for end in ends:
+            covered[max(end - TINY.context + 1, starts[end]) : end + 1] = True
+    assert covered.mean() > 0.99
+    assert covered[grid.offsets[1:] - 1].all()
+
+
+def test_hidden_points_lose_value_and_presence_together(plant):
+    grid = grid_of(plant, schema_of(plant, TINY))
+    windows = Resident(grid, features_of(grid, fit_normaliser(grid))).windows(np.arange(100, 164))
+    torch.manual_seed(0)
+    hidden = hide_points(windows, 2, 0.5).steps
+    for point in (0, 1):
+        gone = (hidden[..., 4 + point] == 0).all(dim=1)
+        assert 15 < gone.sum() < 50
+        for column in (point, 2 + point):
+            assert (hidden[gone][..., column] == 0).all()
+            torch.testing.assert_close(hidden[~gone][..., column], windows.steps[~gone][..., column])
+    torch.testing.assert_close(hidden[..., 6:], windows.steps[..., 6:])
+
+
+def test_progress_is_told(plant):
+    told: list[Progress] = []
+    trained(plant, progress=told.append)
+    assert told
+    assert all(0 < p.fraction <= 1 and p.eta_seconds >= 0 and p.epochs == 2 for p in told)
+    assert told[-1].epoch == 2
+    assert told[-1].validation is not None
+
+
+def test_time_is_kept(plant):
+    result = trained(plant, TINY.model_copy(update={"epochs": 500, "patience": 500, "max_minutes": 0.03}))
+    assert result.seconds < 20
+    assert len(result.epochs) < 500
+
+
+def test_without_failures_there_is_nothing_to_learn(plant):
+    with pytest.raises(TrainingError, match="no failure"):
+        trained(replace(plant, events=event_frame([])))
+
+
+def test_without_validation_assets_there_is_nothing_to_stop_by(plant):
+    with pytest.raises(TrainingError, match="validation"):
+        fit(plant, TRAIN, (), schema_of(plant, TINY), TINY)
+
+
+def test_failures_are_counted_once_each():
+    plant = worn_plant(assets=4)
+    labels = labels_of(grid_of(plant, schema_of(plant, TINY)))
+    failures = plant.events[plant.events["kind"] == "failure"]
+    assert failures_in(labels) == len(failures)
+
+
+def test_the_base_hazard_is_failures_per_step(plant):
+    labels = labels_of(grid_of(plant, schema_of(plant, TINY)))
+    failures = (plant.events["kind"] == "failure").sum()
+    assert base_hazard(labels).sum() == pytest.approx(failures / (6 * 40 * 24), rel=0.25)
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [rate_at(share) for share in np.linspace(0, 1, 101)]
+    assert np.argmax(rates) == 5
+    assert rates[0] < 0.05
+    assert rates[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "major", "minor", "chosen"),
+    [
+        ("H100", 9, 0, "bf16"),
+        ("A100", 8, 0, "bf16"),
+        ("T4", 7, 5, "fp16"),
+        ("V100", 7, 0, "fp16"),
+        ("P100", 6, 0, "fp32"),
+    ],
+)
+def test_precision_follows_the_gpu(name, major, minor, chosen):
+    precision = Precision.for_cuda(name, major, minor)
+    assert (precision.name, precision.scaled) == (chosen, chosen == "fp16")
+    assert name in precision.why
+
+
+def test_precision_follows_the_processor_and_the_wish(plant, caplog):
+    assert Precision.for_cpu(True).name == "bf16"
+    assert Precision.for_cpu(False).name == "fp32"
+    assert Precision.choose(torch.device("cpu"), "fp16").name == "fp16"
+    with caplog.at_level(logging.INFO, "forecasting.train"):
+        trained(plant, TINY.model_copy(update={"epochs": 1}))
+    assert "in fp32: this processor" in caplog.text or "in bf16: this processor" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_learns_as_well(plant, precision):
+    longer = TINY.model_copy(update={"epochs": 6, "learning_rate": 3e-3})
+    full = trained(plant, longer.model_copy(update={"precision": "fp32"})).artefact.metrics["validation_nll"]
+    reduced = trained(plant, longer.model_copy(update={"precision": precision})).artefact
+    assert reduced.precision == precision
+    assert reduced.metrics["validation_nll"] == pytest.approx(full, rel=0.05)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(TrainingError, match="not on this machine"):
+        choose_device("cuda:7")
+    assert choose_device("cpu").type == "cpu"
