@@ -1,8 +1,4 @@
-"""Forecasts from a trained model: one moment for many assets, or many moments for evaluation, with the same bits.
-
-The network always runs on batches of one fixed size, filled up where there are fewer windows, because the last bits of
-a matrix product depend on its shape. An asset's forecast is so the same whichever assets stand beside it.
-"""
+"""Forecasts from a trained model: one moment for many assets, or many moments for evaluation, with the same bits."""
 
 from __future__ import annotations
 
@@ -16,18 +12,16 @@ import numpy.typing as npt
 import torch
 
 from forecasting import checkpoint, explain, survival
-from forecasting.batches import Resident, Windows
+from forecasting.batches import Resident
 from forecasting.checkpoint import Artefact
 from forecasting.features import features_of
+from forecasting.inference import MICRO_BATCH, outlooks
 from forecasting.model import HazardTransformer
 from forecasting.windows import Grid, Ints, grid_before, grid_of
 from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, to_us
 from pm.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
-
-MICRO_BATCH = 16
-"""Windows that the network runs on at a time when forecasting."""
 
 
 @dataclass(frozen=True)
@@ -223,23 +217,6 @@ class TransformerForecaster:
 def load(folder: Path, *, device: str = "cpu") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
     return TransformerForecaster(checkpoint.load(folder), device=device)
-
-
-def outlooks(network: HazardTransformer, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
-    """Logits [count, H, K] and remaining life [count] (share of the cap) at the ends of `count` windows.
-
-    windows: gives the windows of these numbers out of `count`. Batches are filled up by repeating the last window.
-    """
-    sizes = network.sizes
-    logits, life = np.empty((count, sizes.horizon, sizes.modes)), np.empty(count)
-    with torch.inference_mode():
-        for begin in range(0, count, MICRO_BATCH):
-            size = min(MICRO_BATCH, count - begin)
-            rows = np.minimum(np.arange(begin, begin + MICRO_BATCH, dtype=np.int64), count - 1)
-            outlook = network(windows(rows), last=True)
-            logits[begin : begin + size] = outlook.logits[:size, 0].cpu().numpy()
-            life[begin : begin + size] = outlook.rul[:size, 0].cpu().numpy()
-    return logits, life
 
 
 def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:

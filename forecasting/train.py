@@ -17,11 +17,11 @@ from forecasting.batches import Resident
 from forecasting.calibrate import Calibration, fit_calibration
 from forecasting.checkpoint import Artefact, installed_versions
 from forecasting.features import features_of, fit_normaliser
+from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
 from forecasting.losses import censored_nll
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
-from forecasting.predict import outlooks
 from forecasting.split import Split
 from forecasting.trainer import MIN_PATCHES, Trainer
 from forecasting.windows import FeatureSchema, Grid, Ints, grid_of
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 MIN_STEPS = 32
 """Optimiser steps in an epoch at least; a short history is passed over several times."""
+STOPPING_POSITIONS = 3_000
+"""Positions of the validation slice that are forecast after every epoch at most."""
 CALIBRATION_POSITIONS = 20_000
 
 
@@ -90,6 +92,7 @@ def fit(
     policy. Raises TrainingError when there is nothing to learn from or to stop by.
     """
     began = time.monotonic()
+    torch.set_num_threads(torch.get_num_threads())  # forecasting.inference leaves MKL at one
     device = choose_device(settings.device)
     precision = Precision.choose(device, settings.precision)
     log.info("training on %s in %s: %s", device, precision.name, precision.why)
@@ -131,7 +134,7 @@ def fit(
         best, epochs = _train(network, grid, resident, validation, judged, settings, precision, began, progress)
     calibration = _calibrate(best, validation, validation_labels, judged)
     metrics = {
-        "validation_nll": min(epoch.validation for epoch in epochs),
+        "validation_nll": validation_nll(best, validation, judged, precision),
         "base_nll": _base_nll(base, validation, judged),
         "training_failures": float(failures_in(labels)),
         "validation_failures": float(failures_in(validation_labels, judged)),
@@ -158,6 +161,13 @@ def fit(
         metrics=metrics,
         versions=installed_versions(),
     )
+    if metrics["validation_nll"] >= metrics["base_nll"]:
+        log.warning(
+            "the model is no better on the validation assets than the fleet's failure rates (%.4f against %.4f nats); "
+            "it needs more failures or more assets",
+            metrics["validation_nll"],
+            metrics["base_nll"],
+        )
     seconds = time.monotonic() - began
     log.info("trained %s in %.0f s, %d epochs: %s", artefact.version, seconds, len(epochs), metrics)
     return Trained(artefact, tuple(epochs), precision, seconds)
@@ -180,6 +190,7 @@ def _train(
     trainer = Trainer(network, settings, precision, len(grid.schema.points), steps * settings.epochs)
     planned, limit = settings.epochs, began + 60 * settings.max_minutes
     epochs: list[Epoch] = []
+    stopping = judged[:: max(1, len(judged) // STOPPING_POSITIONS)]
     best, best_score, best_epoch = copy.deepcopy(trainer.averaged.network), math.inf, 0
     started = time.monotonic()
     for number in range(1, planned + 1):
@@ -197,7 +208,7 @@ def _train(
                 told = now
             if now > limit:
                 break
-        score = validation_nll(trainer.averaged.network, validation, judged, precision)
+        score = validation_nll(trainer.averaged.network, validation, stopping, precision)
         if not math.isfinite(score):
             raise TrainingError("training diverged: the loss is no number; lower train.learning_rate")
         epochs.append(Epoch(total / max(positions, 1), score))

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -27,7 +27,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticUndefined
 
 from pm.domain import parse_interval
 from pm.errors import ConfigError
@@ -94,7 +93,9 @@ class Section(BaseModel):
                 try:
                     values[name] = Path(path).read_text(encoding="utf-8").strip()
                 except OSError as error:
-                    raise ValueError(f"{name}_file {path} cannot be read ({error.strerror}); mend path or rights") from None
+                    raise ValueError(
+                        f"{name}_file {path} cannot be read ({error.strerror}); mend path or rights"
+                    ) from None
         return values
 
 
@@ -153,7 +154,7 @@ class MqttSection(Section):
     port: TcpPort = 1883
     """Port of the broker; 8883 is usual with TLS. With an embedded broker, 0 takes a free one."""
     embedded: Literal["auto", "mosquitto", "rumqttd"] = "auto"
-    """Embedded broker: a mosquitto found on this machine, or the rumqttd of the iotcore package; auto prefers the first."""
+    """Embedded broker: a mosquitto found on this machine, or the rumqttd of iotcore; auto prefers the first."""
     username: str = ""
     """User of the broker; empty for none."""
     password: SecretStr = SecretStr("")
@@ -268,13 +269,13 @@ class TrainSection(Section):
     """Dropout in training."""
     point_dropout: Share = 0.1
     """Share of points hidden at random in training, so that a lost sensor degrades a forecast and does not break it."""
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[int, Field(ge=1)] = 20
     """Passes over the history at most; training stops earlier when the validation slice no longer improves."""
     patience: Annotated[int, Field(ge=1)] = 6
     """Epochs without improvement before training stops."""
     max_minutes: Annotated[float, Field(gt=0.0)] = 20.0
     """Minutes of training at most; the best weights so far are kept."""
-    batch: Annotated[int, Field(ge=1)] = 64
+    batch: Annotated[int, Field(ge=1)] = 16
     """Windows in one optimiser step."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts that a batch is computed in, where memory is short."""
@@ -293,16 +294,20 @@ class TrainSection(Section):
     hold_out: Share = 0.3
     """Share of assets kept out of training altogether, for scoring."""
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
-    """Share of the remaining assets that stops, calibrates and sets thresholds, on later time where the record allows."""
+    """Share of the other assets that stops, calibrates and sets thresholds, on later time where the record allows."""
     seed: int = 0
     """Seed of splits, initial weights and batches."""
 
     @model_validator(mode="after")
     def _whole_parts(self) -> Self:
         if self.context % self.patch:
-            raise ValueError(f"context {self.context} is not a whole number of patches of {self.patch}; change one of them")
+            raise ValueError(
+                f"context {self.context} is not a whole number of patches of {self.patch}; change one of them"
+            )
         if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads of even size; change one of them")
+            raise ValueError(
+                f"width {self.width} cannot be divided among {self.heads} heads of even size; change one of them"
+            )
         return self
 
 
@@ -417,9 +422,7 @@ def _overrides(environment: Mapping[str, str]) -> tuple[dict[tuple[str, str], An
 
 
 def _section_class(name: str) -> type[Section]:
-    annotation = Config.model_fields[name].annotation
-    assert isinstance(annotation, type) and issubclass(annotation, Section)
-    return annotation
+    return cast(type[Section], Config.model_fields[name].annotation)
 
 
 def _nearest(word: str, known: Any) -> str:
@@ -431,7 +434,8 @@ def _violation(error: Any, from_environment: Mapping[tuple[str, str], Any]) -> s
     """One line for a person from one of pydantic's errors; the value of a secret is never shown."""
     loc = [str(part) for part in error["loc"]]
     key = ".".join(loc)
-    where = f" (from {ENVIRONMENT_PREFIX}{loc[0].upper()}__{loc[1].upper()})" if tuple(loc[:2]) in from_environment else ""
+    variable = f"{ENVIRONMENT_PREFIX}{'__'.join(loc[:2]).upper()}"
+    where = f" (from {variable})" if tuple(loc[:2]) in from_environment else ""
     if error["type"] == "extra_forbidden":
         if len(loc) == 1:
             return f"{key}: no such section{_nearest(key, Config.model_fields)}"
@@ -470,7 +474,6 @@ def _sample_lines() -> Iterator[str]:
         yield f"[{section}]"
         defaults = cls().model_dump(mode="json")
         for name, field in cls.model_fields.items():
-            assert field.default is not PydanticUndefined
             yield f"# {field.description}{_choices(field.annotation)}"
             value = "" if field.annotation is SecretStr else defaults[name]
             yield f"{'# ' if field.annotation is SecretStr else ''}{name} = {_toml(value)}"

@@ -163,9 +163,12 @@ def _train(config: Config, records: Records, store: ReadingStore, console: Conso
             name=name,
             progress=report,
         )
-    records.add_model(model_row(trained, created_at=START + PAST))
+    records.add_model(model_row(trained.forecaster.artefact, trained.folder, created_at=START + PAST))
     records.promote(trained.version, at=START + PAST, why="the demo's first model")
-    score, base = (trained.metrics.get(f"validation_{key}_72h", float("nan")) for key in ("pr_auc", "base_rate"))
+    score, base = (
+        trained.forecaster.artefact.metrics.get(f"validation_{key}_72h", float("nan"))
+        for key in ("pr_auc", "base_rate")
+    )
     console.print(
         f"Trained {trained.version} in {trained.seconds:.0f} s; PR-AUC at 72 h on assets and time it has not learned "
         f"from: {score:.2f} (chance: {base:.2f})"

@@ -53,11 +53,8 @@ def abstentions(
     times = readings["time"]
     recent = np.flatnonzero((times >= at - limits.stale_after) & (times <= at))
     # A row without a single value says that nothing was read.
-    read = np.zeros(len(recent), np.bool_)
-    for point in readings.columns:
-        if point in ("time", "asset"):
-            continue
-        read |= ~np.isnan(readings[point].to_numpy(np.float64)[recent])
+    values = readings.iloc[recent].drop(columns=["time", "asset"]).to_numpy(np.float64)
+    read = ~np.isnan(values).all(axis=1)
     fresh = set(readings["asset"].array[recent[read]])
     off: frozenset[str] = frozenset()
     if rules.off_points:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forecasting import predict
+from forecasting.checkpoint import Artefact
 from forecasting.precision import choose_device
 from forecasting.train import Progress
 from pm.archive import plant_history
@@ -16,7 +17,7 @@ from pm.config import Config
 from pm.judging import Verdict, judge
 from pm.ports import ReadingStore
 from pm.record_models import ModelRow
-from pm.training import TrainedModel, train
+from pm.training import facts, train
 
 if TYPE_CHECKING:
     from pm.records import Records
@@ -58,7 +59,7 @@ def retrain_once(
         shuffle_labels=shuffle_labels,
         progress=progress,
     )
-    records.add_model(model_row(trained, created_at=at))
+    records.add_model(model_row(trained.forecaster.artefact, trained.folder, created_at=at))
     start = learn_until if champion is None else max(learn_until, champion.artefact.trained_until)
     verdict = judge(champion, trained.forecaster, history, start=start, end=at, settings=config.retrain)
     if verdict.promote:
@@ -69,16 +70,15 @@ def retrain_once(
     return verdict
 
 
-def model_row(trained: TrainedModel, *, created_at: datetime, recording: str = "") -> ModelRow:
-    """A trained model as the records keep it."""
+def model_row(artefact: Artefact, folder: Path, *, created_at: datetime) -> ModelRow:
+    """A model that stands in `folder`, as the records keep it."""
     return ModelRow(
-        version=trained.version,
-        path=str(trained.folder.resolve()),
+        version=artefact.version,
+        path=str(folder.resolve()),
         created_at=created_at,
-        trained_until=trained.trained_until,
-        recording=recording,
-        fingerprint=trained.fingerprint,
-        metrics=trained.metrics,
+        trained_until=artefact.trained_until,
+        fingerprint=artefact.fingerprint,
+        metrics=facts(artefact),
     )
 
 

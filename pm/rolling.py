@@ -179,13 +179,13 @@ def _window(frame: pd.DataFrame, start: datetime, end: datetime, wanted: Sequenc
 
 
 def _frame(window: _Window) -> pd.DataFrame:
+    # All points as one block: a frame of a hundred separate columns costs whoever reads it more than it costs here.
+    points = pd.Index(list(window.columns), dtype="str")
+    frame = pd.DataFrame(window.values.T.copy(), columns=points, copy=False)
     names: Any = pd.array(list(window.assets), dtype="str")
-    columns: dict[str, Any] = {
-        "time": pd.DatetimeIndex(window.times.view("datetime64[us]"), tz="UTC"),
-        "asset": names.take(window.code),
-        **dict(zip(window.columns, window.values.copy(), strict=True)),
-    }
-    return pd.DataFrame(columns, copy=False)
+    frame.insert(0, "time", pd.DatetimeIndex(window.times.view("datetime64[us]"), tz="UTC"))
+    frame.insert(1, "asset", names.take(window.code))
+    return frame
 
 
 def _with_all(names: tuple[str, ...], more: set[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from connectors.recordings import fingerprint
 from forecasting import checkpoint
+from forecasting.checkpoint import Artefact
 from forecasting.metrics import average_precision, outcomes
 from forecasting.precision import choose_device
 from forecasting.predict import ForecastTable, TransformerForecaster
@@ -24,7 +25,7 @@ from forecasting.windows import schema_of
 from pm.budget import Threshold, thresholds
 from pm.config import AlertsSection, AssessSection, TrainSection
 from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
-from pm.errors import TrainingError
+from pm.errors import ModelError, TrainingError
 from pm.quality import Limits
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,15 @@ class TrainedModel:
     def version(self) -> str:
         return self.forecaster.version
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What the records keep: scores on the validation slice, thresholds by budget, sizes of the split."""
-        return {
-            **self.forecaster.artefact.metrics,
-            "seconds": self.seconds,
-            "thresholds": {str(float(budget)): found.value for budget, found in self.thresholds.items()},
-            "assets": {part: len(getattr(self.split, part)) for part in ("train", "validation", "held_out")},
-        }
+
+def facts(artefact: Artefact) -> dict[str, Any]:
+    """What is told of a model: scores on the validation slice, thresholds by budget, how many assets it saw."""
+    split = artefact.split
+    return {
+        **artefact.metrics,
+        "thresholds": {str(float(budget)): value for budget, value in artefact.thresholds.items()},
+        "assets": {"train": len(split.train), "validation": len(split.validation), "held_out": len(split.held_out)},
+    }
 
 
 def train(
@@ -84,6 +85,8 @@ def train(
     Raises TrainingError when there is nothing to learn from, ModelError when `out` exists.
     """
     settings, alerts, assess = settings or TrainSection(), alerts or AlertsSection(), assess or AssessSection()
+    if out.exists():
+        raise ModelError(f"{out}: exists already; name another folder with --out, or remove it")
     if until is not None:
         history = known_by(history, until)
     failures = int((history.events["kind"] == EventKind.FAILURE.value).sum())

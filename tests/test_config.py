@@ -70,7 +70,8 @@ def test_every_violation_is_listed_with_key_value_and_mend(tmp_path: Path) -> No
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, '[store]\nkind = "embedded"\n[mqtt]\nport = 1\n')
     loaded = config.load(
-        path, {"PM_STORE__KIND": "influxdb", "PM_MQTT__PORT": "1884", "PM_MQTT__READINGS": "a/{asset}/r, b/{asset}/{point}"}
+        path,
+        {"PM_STORE__KIND": "influxdb", "PM_MQTT__PORT": "1884", "PM_MQTT__READINGS": "a/{asset}/r, b/{asset}/{point}"},
     )
     assert loaded.store.kind == "influxdb"
     assert loaded.mqtt.port == 1884

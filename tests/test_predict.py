@@ -11,7 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forecasting import checkpoint
+from forecasting import checkpoint, explain
+from forecasting.batches import Windows
+from forecasting.inference import outlooks
+from forecasting.model import Architecture, HazardTransformer
 from forecasting.predict import TransformerForecaster, load
 from forecasting.train import fit
 from forecasting.windows import schema_of
@@ -119,6 +122,33 @@ def test_an_asset_has_the_same_bits_alone_and_in_company(plant, forecaster):
         assert [forecast] == forecaster.forecast(replace(plant, assets=(asset,)), at)
     crowd = replace(plant, assets=plant.assets[:2] + many + plant.assets[2:])
     assert [f for f in forecaster.forecast(crowd, at) if f.asset in NAMES] == together
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_window_has_the_same_bits_at_any_place_and_thread_count(threads):
+    torch.manual_seed(0)
+    sizes = Architecture(2, 8, 5, 3, patch=4, horizon=72, modes=3, width=64, layers=2, heads=4, dropout=0.1)
+    network = HazardTransformer(sizes, np.full(3, 0.001)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    windows = Windows(
+        torch.randn(40, 48, 8), torch.rand(40, 12, 5), torch.randn(40, 3), torch.ones(40, 12, dtype=torch.bool)
+    )
+
+    def outlooks_of(rows: np.ndarray) -> np.ndarray:
+        return outlooks(network, lambda chosen: explain.pick(windows, rows[chosen]), len(rows))[0]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        plain = outlooks_of(np.arange(40))
+        torch.set_num_threads(threads)
+        shuffled = np.random.default_rng(0).permutation(40)
+        np.testing.assert_array_equal(outlooks_of(shuffled), plain[shuffled])
+        for row in (0, 17, 39):
+            np.testing.assert_array_equal(outlooks_of(np.array([row]))[0], plain[row])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_many_moments_at_once_have_the_same_bits_as_one_by_one(plant, forecaster):

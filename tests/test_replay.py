@@ -271,7 +271,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 def test_published_over_a_broker_it_ends_in_the_same_readings_and_alerts(
     transformer: TransformerForecaster, broker: Mosquitto, tmp_path: Path
 ) -> None:
-    history = cut(worn_plant(seed=2), hour(24 * 14))
+    history = cut(worn_plant(seed=2), hour(24 * 11))
     replay(recording_of(history), transformer, out=tmp_path / "direct", alerts=RULES)
 
     mqtt, clock = MqttSection(host="127.0.0.1", port=broker.port, client_id="same-alerts"), ClockSection(source="feed")

@@ -156,10 +156,11 @@ def train(
                 trained = learn(archive.plant_history(store, records, configuration.plant.interval))
             finally:
                 store.close()
-            records.add_model(model_row(trained, created_at=now))
+            records.add_model(model_row(trained.forecaster.artefact, folder, created_at=now))
             if records.champion() is None and not shuffle_labels:
                 records.promote(trained.version, at=now, why="the first model")
-    summary = {"model": trained.version, "folder": str(folder), "seconds": round(trained.seconds, 1)} | trained.metrics
+    told = training.facts(trained.forecaster.artefact)
+    summary = {"model": trained.version, "folder": str(folder), "seconds": round(trained.seconds, 1)} | told
     click.echo(json.dumps(summary, indent=1) if as_json else _trained_text(summary))
 
 
@@ -457,12 +458,20 @@ def show_model(version: str, config_path: Path | None) -> None:
 def promote_model(version: str, because: str, config_path: Path | None) -> None:
     """Make VERSION the champion; a running service takes it at its next assessment.
 
+    VERSION may be the folder of a model that was trained elsewhere; it is put on record first.
+
     \b
     Example: pm models promote 20261123T030000Z --because "better on line 2"
+             pm models promote models/azure
     """
     from pm import config, edges
+    from pm.retrain import model_row
 
     with _records(config.load(config_path)) as records:
+        if Path(version).is_dir():
+            row = model_row(edges.load_folder(Path(version)).artefact, Path(version), created_at=edges.wall_now())
+            records.add_model(row)
+            version = row.version
         model = records.model(version)
         records.promote(model.version, at=edges.wall_now(), why=because)
     click.echo(f"{model.version} is champion")
