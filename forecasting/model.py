@@ -154,7 +154,8 @@ class HazardTransformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             knots = self.hazard(x).unflatten(-1, (-1, self.sizes.modes))
-            return Outlook(self.basis @ knots, self.rul(x).squeeze(-1))
+            logits = functional.linear(knots.transpose(-1, -2), self.basis).transpose(-1, -2)
+            return Outlook(logits, self.rul(x).squeeze(-1))
 
 
 def attention_mask(alive: Tensor) -> Tensor:

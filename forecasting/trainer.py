@@ -29,14 +29,16 @@ class Averaged:
 
     def __init__(self, network: HazardTransformer) -> None:
         self.network: HazardTransformer = copy.deepcopy(network).eval().requires_grad_(False)
+        self._mine: list[Tensor] = list(self.network.parameters())
+        self._theirs: list[Tensor] = list(network.parameters())
         self._steps = 0
 
-    def update(self, network: nn.Module) -> None:
+    def update(self) -> None:
+        """Move towards the network's present weights."""
         self._steps += 1
         decay = min(EMA_DECAY, (1 + self._steps) / (10 + self._steps))
         with torch.no_grad():
-            for mine, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
-                mine.lerp_(theirs, 1.0 - decay)
+            torch._foreach_lerp_(self._mine, self._theirs, 1.0 - decay)
 
 
 class Trainer:
@@ -87,7 +89,7 @@ class Trainer:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
-        self.averaged.update(self.network)
+        self.averaged.update()
         return total, positions
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAST = timedelta(days=120)
+PAST = timedelta(days=240)
 """What the forecaster learns from before the demo goes live."""
 AHEAD_DAYS = 360
 """Simulated ahead of what has been played; at an hour a second it lasts over two hours."""
@@ -65,10 +65,13 @@ validation = 0.3
 budget = 0.5
 
 [retrain]
-cron = "0 3 1 * *"
+cron = "0 3 15 * *"
 
 [dashboard]
 port = {port}
+
+[log]
+level = "warning"
 """
 TRAIN_MINUTES = 1.0
 
@@ -97,7 +100,7 @@ def run(*, folder: Path, assets: int, seed: int, speed: float, port: int, fresh:
     if not config_path.exists():
         config_path.write_text(_CONFIG.format(path=config_path, port=port, minutes=TRAIN_MINUTES), encoding="utf-8")
     config = configuration.load(config_path)
-    logs.configure(config.log, quiet=True)
+    logs.configure(config.log)
     stop = threading.Event()
     with until_interrupted(stop):
         try:

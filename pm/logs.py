@@ -30,12 +30,12 @@ class TextLines(logging.Formatter):
         return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def configure(section: LogSection, *, quiet: bool = False) -> None:
-    """Log to standard error as configured; `quiet` keeps the edges' routine lines out (the demo's screen)."""
+def configure(section: LogSection) -> None:
+    """Log to standard error as configured; the libraries' own routine lines are left out."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if section.format == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING if quiet else section.level.upper())
+    root.setLevel(section.level.upper())
     for noisy in ("apscheduler", "waitress", "alembic", "urllib3", "influxdb_client"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -140,6 +140,7 @@ class PlantSchedule:
         self._advancing = threading.Lock()
         self._begun = False
         self._scheduler: Any = None
+        self._troubles: dict[str, str] = {}
 
     def begin(self, at: datetime) -> None:
         """Let jobs that were never run before count from `at`: their first tick is the first after it."""
@@ -169,7 +170,7 @@ class PlantSchedule:
         for tick in waiting:
             if self._stopping.is_set():
                 break
-            outcome = _run(job, tick)
+            outcome = self._run(job, tick)
             if outcome == "again":
                 break
             self._ticks.set_tick(job.name, tick)
@@ -198,25 +199,36 @@ class PlantSchedule:
     def _look(self) -> None:
         try:
             self.advance()
+            self._well("schedule")
         except PmError as error:
             # The clock or the ticks could not be read (records away); nothing was lost, the next look tries again.
-            log.warning("schedule could not look what is due: %s", error)
+            self._ill("schedule", logging.WARNING, f"cannot look what is due: {error}; it looks again")
 
+    def _run(self, job: Job, tick: datetime) -> Literal["done", "again", "failed"]:
+        try:
+            job.run(tick)
+        except PmError as error:
+            if error.retryable:
+                self._ill(job.name, logging.WARNING, f"{error}; the same tick is tried again")
+                return "again"
+            self._ill(job.name, logging.ERROR, f"{error}; the next tick is tried")
+            return "failed"
+        except Exception:
+            # A job's own fault must not end the others; the traceback is the report.
+            log.exception("%s at %s failed unexpectedly; the next tick is tried", job.name, _text(tick))
+            return "failed"
+        self._well(job.name)
+        return "done"
 
-def _run(job: Job, tick: datetime) -> Literal["done", "again", "failed"]:
-    try:
-        job.run(tick)
-    except PmError as error:
-        if error.retryable:
-            log.warning("%s at %s: %s; the same tick is tried again", job.name, _text(tick), error)
-            return "again"
-        log.error("%s at %s failed: %s; the next tick is tried", job.name, _text(tick), error)
-        return "failed"
-    except Exception:
-        # A job's own fault must not end the others; the traceback is the report.
-        log.exception("%s at %s failed unexpectedly; the next tick is tried", job.name, _text(tick))
-        return "failed"
-    return "done"
+    def _ill(self, name: str, level: int, trouble: str) -> None:
+        """Say it once, not at every look and tick of a plant whose time may run a thousand times as fast as ours."""
+        if self._troubles.get(name) != trouble:
+            self._troubles[name] = trouble
+            log.log(level, "%s: %s", name, trouble)
+
+    def _well(self, name: str) -> None:
+        if self._troubles.pop(name, None) is not None:
+            log.info("%s: all is well again", name)
 
 
 def _text(tick: datetime) -> str:

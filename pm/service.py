@@ -46,6 +46,7 @@ class Service:
         self._held = ExitStack()
         self._ingest: Ingest | None = None
         self._schedule: PlantSchedule | None = None
+        self._retraining: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Service:
         try:
@@ -164,14 +165,13 @@ class Service:
 
     def _spawn_retrain(self, at: datetime) -> None:
         """A process of its own: training must not take the service's time, nor its memory, nor bring it down."""
-        running = getattr(self, "_retraining", None)
-        if running is not None and running.poll() is None:
+        if self._retraining is not None and self._retraining.poll() is None:
             log.warning("retraining of %s is passed over: the one before is still running", at)
             return
-        command = [sys.executable, "-m", "pm.cli", "retrain", "--at", at.isoformat()]
+        command = [sys.executable, "-m", "pm.cli", "retrain", "--quiet", "--at", at.isoformat()]
         if self._config_path is not None:
             command += ["--config", str(self._config_path)]
-        self._retraining = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_be_nice)
+        self._retraining = subprocess.Popen(["nice", *command], stdin=subprocess.DEVNULL)
         self._held.callback(_end, self._retraining)
         log.info("retraining started in process %d", self._retraining.pid)
 
@@ -208,10 +208,11 @@ class Service:
         said: dict[str, Any] = {}
         champion = self.records.champion()
         said["champion"] = champion.version if champion else "none yet; train one with pm train"
-        if champion is not None and (threshold := champion.metrics.get("thresholds")):
-            fitting = [float(budget) for budget in threshold if float(budget) <= self.config.alerts.budget]
+        if champion is not None:
+            thresholds = {float(budget): value for budget, value in champion.metrics.get("thresholds", {}).items()}
+            fitting = [budget for budget in thresholds if budget <= self.config.alerts.budget]
             if fitting:
-                said["threshold"] = threshold[str(max(fitting))]
+                said["threshold"] = thresholds[max(fitting)]
         if self._ingest is not None:
             counts = self._ingest.counts
             said["messages"] = counts.messages
@@ -291,12 +292,6 @@ def run(config: Config, *, config_path: Path | None, parts: Sequence[str] = PART
     with until_interrupted(threading.Event()) as stop, service:
         service.wait(stop)
     log.info("service stopped")
-
-
-def _be_nice() -> None:
-    import os
-
-    os.nice(10)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

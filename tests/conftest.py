@@ -1,4 +1,4 @@
-"""Settings of the whole suite. Fixtures of real servers stand in tests/servers/ and are imported where they are used."""
+"""Settings of the whole suite. Real servers stand in tests/servers/, imported where they are used."""
 
 from __future__ import annotations
 

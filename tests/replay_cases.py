@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
-import pandas as pd
 
 from pm.domain import Asset, Event, EventKind, FailureMode, Forecast, History, Point, Reason, Recording, to_us
 from tests.forecasting_cases import HOUR, START, event_frame, reading_frame
@@ -91,8 +90,3 @@ def cut(history: History, at: datetime) -> History:
         readings=history.readings[history.readings["time"] <= at].reset_index(drop=True),
         events=history.events[history.events["time"] <= at].reset_index(drop=True),
     )
-
-
-def frames_equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    pd.testing.assert_frame_equal(one, other)
-    return True

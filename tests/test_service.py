@@ -172,18 +172,9 @@ def test_forecasts_on_demand_agree_with_the_service(
     """`pm forecast` of a recording at each last reading: the columns that others read, from the same numbers."""
     recordings.write(later, tmp_path / "later")
     out = tmp_path / "forecasts.csv"
+    arguments = ["--recording", str(tmp_path / "later"), "--model", str(model.folder), "--out", str(out)]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pm.cli",
-            "forecast",
-            "--recording",
-            str(tmp_path / "later"),
-            "--model",
-            str(model.folder),
-        ]
-        + ["--at", "last", "--out", str(out)],
+        [sys.executable, "-m", "pm.cli", "forecast", "--at", "last", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

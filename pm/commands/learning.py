@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -495,9 +495,10 @@ def rollback_model(config_path: Path | None) -> None:
 @click.command()
 @click.option("--at", type=Moment(), default="now", show_default=True, help="Plant time that counts as now.")
 @click.option("--shuffle-labels", is_flag=True, help="Negative control: the challenger learns from shuffled failures.")
+@click.option("--quiet", is_flag=True, help="No progress; the service asks for that.")
 @config_option
 @json_option
-def retrain(at: datetime | str, shuffle_labels: bool, config_path: Path | None, as_json: bool) -> None:
+def retrain(at: datetime | str, shuffle_labels: bool, quiet: bool, config_path: Path | None, as_json: bool) -> None:
     """Train a challenger on the store's history, judge it beside the champion, promote it if it is better.
 
     The service starts this by itself, as retrain.cron says.
@@ -514,7 +515,7 @@ def retrain(at: datetime | str, shuffle_labels: bool, config_path: Path | None, 
         store = edges.open_store(configuration)
         try:
             moment = at if isinstance(at, datetime) else edges.present(configuration, records)
-            with _training_bar() as report:
+            with nullcontext(None) if quiet else _training_bar() as report:
                 verdict = retrain_once(
                     moment,
                     store=store,
