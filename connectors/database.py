@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -193,6 +194,8 @@ def add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
 def _make_file(path: Path) -> None:
     """The file and its folder, readable by their owner alone; SQLite gives its -wal and -shm files the same rights."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     # A file that is there is never opened here: POSIX forgets all of a process's locks on a file when any descriptor
     # of it is closed, and another store of this process may hold some.
     with contextlib.suppress(FileExistsError):
