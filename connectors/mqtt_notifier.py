@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
 
 import orjson
 
 from connectors.mqtt import MqttPublisher
 from connectors.topics import topic_fault
-from connectors.values import time_text
-from pm.domain import REPORTED_HOURS, Alert, Forecast, to_us
+from pm.domain import Alert, Forecast
 from pm.errors import PmError
+from pm.notices import alert_json, forecast_json
 
 log = logging.getLogger(__name__)
 
@@ -57,44 +55,6 @@ class MqttNotifier:
             log.warning("notices over MQTT wait for the broker: %d topics", len(self._owed))
         elif were_owed and not self._owed:
             log.info("notices over MQTT are all sent")
-
-
-def alert_json(alert: Alert) -> dict[str, Any]:
-    """An alert as `pm/alerts/{asset}` carries it."""
-    return {
-        "alert": alert.id,
-        "asset": alert.asset,
-        "failure_mode": alert.failure_mode,
-        "state": alert.state.value,
-        "raised_at": _time(alert.raised_at),
-        "acknowledged_at": _time(alert.acknowledged_at),
-        "acknowledged_by": alert.acknowledged_by,
-        "cleared_at": _time(alert.cleared_at),
-        "closed_at": _time(alert.closed_at),
-        "closed_because": alert.closed_because,
-        "shelved_until": _time(alert.shelved_until),
-        "cause": alert.cause,
-        "probability_at_raise": alert.probability_at_raise,
-        "model": alert.model,
-        "reasons": [{"feature": r.feature, "contribution": r.contribution} for r in alert.reasons],
-    }
-
-
-def forecast_json(forecast: Forecast) -> dict[str, Any]:
-    """A forecast as `pm/forecasts/{asset}` carries it; every number is null where it abstained."""
-    return {
-        "time": _time(forecast.time),
-        "asset": forecast.asset,
-        **{f"p{hours}": forecast.probability(hours) for hours in REPORTED_HOURS},
-        "failure_modes": dict(forecast.mode_probability),
-        "rul_hours": forecast.rul_hours,
-        "abstained": None if forecast.abstained is None else forecast.abstained.value,
-        "model": forecast.model,
-    }
-
-
-def _time(time: datetime | None) -> str | None:
-    return None if time is None else time_text(to_us(time))
 
 
 def _level(asset: str) -> str:

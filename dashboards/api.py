@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -15,8 +14,8 @@ from dashboards import fleet
 from dashboards.auth import deciders_only
 from dashboards.sources import sources
 from pm.alerts import OPEN
-from pm.domain import Alert
 from pm.errors import TransitionError
+from pm.notices import alert_json, time_text
 
 pages = Blueprint("api", __name__, url_prefix="/api")
 
@@ -24,10 +23,6 @@ pages = Blueprint("api", __name__, url_prefix="/api")
 def _json(content: Any, status: int = 200) -> Response:
     """Strict JSON; NaN becomes null."""
     return Response(orjson.dumps(content), status=status, mimetype="application/json")
-
-
-def _time(time: datetime | None) -> str | None:
-    return time.isoformat() if time is not None else None
 
 
 def _row(row: fleet.Row) -> dict[str, Any]:
@@ -42,29 +37,9 @@ def _row(row: fleet.Row) -> dict[str, Any]:
         "p72": row.p72,
         "failure_mode": row.mode,
         "rul_hours": forecast.rul_hours if forecast else None,
-        "forecast_at": _time(forecast.time if forecast else None),
-        "last_reading_at": _time(row.last_reading),
+        "forecast_at": time_text(forecast.time if forecast else None),
+        "last_reading_at": time_text(row.last_reading),
         "alert": row.alert.id if row.alert else None,
-    }
-
-
-def _alert(alert: Alert) -> dict[str, Any]:
-    return {
-        "alert": alert.id,
-        "asset": alert.asset,
-        "failure_mode": alert.failure_mode,
-        "state": alert.state.value,
-        "raised_at": _time(alert.raised_at),
-        "acknowledged_at": _time(alert.acknowledged_at),
-        "acknowledged_by": alert.acknowledged_by,
-        "cleared_at": _time(alert.cleared_at),
-        "closed_at": _time(alert.closed_at),
-        "closed_because": alert.closed_because,
-        "shelved_until": _time(alert.shelved_until),
-        "probability_at_raise": alert.probability_at_raise,
-        "cause": alert.cause,
-        "model": alert.model,
-        "reasons": [{"feature": reason.feature, "contribution": reason.contribution} for reason in alert.reasons],
     }
 
 
@@ -81,8 +56,8 @@ def fleet_rows() -> Response:
     return _json(
         {
             "plant": held.plant.name,
-            "plant_time": _time(held.time()),
-            "last_assessment": _time(held.records.last_assessment()),
+            "plant_time": time_text(held.time()),
+            "last_assessment": time_text(held.records.last_assessment()),
             "threshold": fleet.threshold(held),
             "assets": [_row(row) for row in found],
         }
@@ -103,7 +78,7 @@ def one_asset(name: str) -> Response:
             "hazard": list(forecast.hazard) if forecast else [],
             "step_hours": forecast.step_hours if forecast else None,
             "p72_by_mode": dict(forecast.mode_probability) if forecast else {},
-            "alerts": [_alert(alert) for alert in held.records.alerts(asset=name)],
+            "alerts": [alert_json(alert) for alert in held.records.alerts(asset=name)],
         }
     )
 
@@ -123,13 +98,13 @@ def all_alerts() -> Response:
     """Standing alerts; with `?all=1` the newest closed ones too."""
     everything = request.args.get("all", "") not in ("", "0")
     states = None if everything else OPEN
-    return _json({"alerts": [_alert(alert) for alert in sources().records.alerts(states)]})
+    return _json({"alerts": [alert_json(alert) for alert in sources().records.alerts(states)]})
 
 
 @pages.get("/alerts/<alert_id>")
 @login_required  # type: ignore[untyped-decorator]
 def one_alert(alert_id: str) -> Response:
-    return _json(_alert(alert_pages.known_alert(sources(), alert_id)))
+    return _json(alert_json(alert_pages.known_alert(sources(), alert_id)))
 
 
 @pages.post("/alerts/<alert_id>/acknowledge")
@@ -138,6 +113,6 @@ def acknowledge(alert_id: str) -> Response:
     """Acknowledge; 409 where the alert's state does not allow it. The CSRF token goes into the header X-CSRFToken."""
     held = sources()
     try:
-        return _json(_alert(alert_pages.decide(held, alert_pages.known_alert(held, alert_id), "acknowledge")))
+        return _json(alert_json(alert_pages.decide(held, alert_pages.known_alert(held, alert_id), "acknowledge")))
     except TransitionError as error:
         return _json({"error": str(error)}, 409)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ from pm.config import AlertsSection, AssessSection, PlantSection
 from pm.domain import (
     EARLIEST,
     Alert,
-    Asset,
     Cause,
     EventKind,
     Forecast,
@@ -164,7 +163,11 @@ class Assessor:
         """One per asset, in the register's order."""
         why = quality.abstentions(history, at, first=self._first_readings(history, at), rules=self._assess)
         able = tuple(asset for asset in history.assets if asset.name not in why)
-        issued = {f.asset: f for f in self.forecaster.forecast(_only(history, able), at)} if able else {}
+        issued = (
+            {f.asset: f for f in self.forecaster.forecast(history.only([asset.name for asset in able]), at)}
+            if able
+            else {}
+        )
         version = self.forecaster.version
         return [
             issued.get(asset.name) or Forecast(asset.name, at, version, abstained=why[asset.name])
@@ -218,7 +221,7 @@ class Assessor:
 
     def _raised(self, history: History, at: datetime, forecast: Forecast) -> Alert:
         asset = next(asset for asset in history.assets if asset.name == forecast.asset)
-        reasons = self.forecaster.explain(_only(history, (asset,)), at, asset.name, REASONS)
+        reasons = self.forecaster.explain(history.only([asset.name]), at, asset.name, REASONS)
         return alert_life.raised(forecast, cause=cause_text(reasons), reasons=reasons)
 
     def _tell(
@@ -254,20 +257,6 @@ class Assessor:
                 notifier.alert(alert)
             notifier.forecasts(found.forecasts)
         return found
-
-
-def _only(history: History, assets: tuple[Asset, ...]) -> History:
-    """The history of some of its assets."""
-    if len(assets) == len(history.assets):
-        return history
-    names = [asset.name for asset in assets]
-    readings, events = history.readings, history.events
-    return replace(
-        history,
-        assets=assets,
-        readings=readings[readings["asset"].isin(names)].reset_index(drop=True),
-        events=events[events["asset"].isin(names)].reset_index(drop=True),
-    )
 
 
 def _renewals(events: pd.DataFrame, since: datetime, at: datetime) -> dict[str, list[_Renewal]]:

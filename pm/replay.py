@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -251,13 +251,7 @@ def _only(recording: Recording, assets: Sequence[str] | None) -> History:
     unknown = set(assets) - {asset.name for asset in history.assets}
     if unknown:
         raise RecordingError(f"recording {recording.name} has no asset {min(unknown)!r}; assets.csv names those it has")
-    readings, events = history.readings, history.events
-    return replace(
-        history,
-        assets=tuple(asset for asset in history.assets if asset.name in set(assets)),
-        readings=readings[readings["asset"].isin(list(assets))].reset_index(drop=True),
-        events=events[events["asset"].isin(list(assets))].reset_index(drop=True),
-    )
+    return history.only(assets)
 
 
 def _failures(history: History) -> list[FailureTime]:

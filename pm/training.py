@@ -98,7 +98,7 @@ def train(
     if shuffle_labels:
         history = with_shuffled_failures(history, np.random.default_rng(settings.seed))
     split = split or split_assets(history, settings.hold_out, settings.validation, settings.seed)
-    learned_from = of_assets(history, {*split.train, *split.validation})
+    learned_from = history.only([*split.train, *split.validation])
     validation_from = validation_start(history, split.validation)
     log.info(
         "training on %d assets, validating on %d from %s, holding out %d; %d failures in all",
@@ -123,7 +123,7 @@ def train(
     )
     device = str(choose_device(settings.device))
     forecaster = TransformerForecaster(fitted.artefact, device=device)
-    validating = of_assets(history, set(split.validation))
+    validating = history.only(split.validation)
     table = forecaster.forecast_grid(validating, start=validation_from)
     found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
     artefact = replace(
@@ -219,17 +219,6 @@ def known_by(history: History, at: datetime) -> History:
         history,
         readings=readings[(readings["time"] <= at).to_numpy()].reset_index(drop=True),
         events=events[(events["time"] <= at).to_numpy()].reset_index(drop=True),
-    )
-
-
-def of_assets(history: History, names: set[str]) -> History:
-    """What of `history` is about these assets."""
-    readings, events = history.readings, history.events
-    return replace(
-        history,
-        assets=tuple(asset for asset in history.assets if asset.name in names),
-        readings=readings[readings["asset"].isin(names).to_numpy()].reset_index(drop=True),
-        events=events[events["asset"].isin(names).to_numpy()].reset_index(drop=True),
     )
 
 

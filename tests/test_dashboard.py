@@ -399,7 +399,7 @@ def test_what_is_offered_is_what_the_state_allows(state: AlertState) -> None:
 
 def test_api_tells_the_fleet_with_nulls_for_unknowns(plant: DashboardPlant) -> None:
     told = login(plant).get("/api/fleet").get_json()
-    assert told["plant_time"] == told["last_assessment"] == "2026-03-20T14:00:00+00:00"
+    assert told["plant_time"] == told["last_assessment"] == "2026-03-20T14:00:00Z"
     assert told["threshold"] == THRESHOLD
     by_name = {asset["asset"]: asset for asset in told["assets"]}
     assert by_name["pump-01"]["p72"] > by_name["pump-01"]["p48"] > by_name["pump-01"]["p24"] > 0

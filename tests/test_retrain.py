@@ -30,7 +30,6 @@ from pm.training import (
     budget_thresholds,
     facts,
     known_by,
-    of_assets,
     train,
     with_shuffled_failures,
 )
@@ -157,7 +156,7 @@ def test_an_existing_model_is_not_overwritten(plant: History, good: TrainedModel
 
 
 def test_thresholds_do_not_count_what_the_service_would_not_forecast(plant: History, good: TrainedModel) -> None:
-    part = of_assets(cut(plant, LEARN_UNTIL), set(SPLIT.validation))
+    part = cut(plant, LEARN_UNTIL).only(SPLIT.validation)
     table = good.forecaster.forecast_grid(part)
     hours = {
         days: budget_thresholds(table, part, [0.2], AlertsSection(), AssessSection(min_history=timedelta(days=days)))[

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from forecasting.predict import TransformerForecaster
     from forecasting.train import Progress
     from pm.config import Config
-    from pm.domain import Forecast, History, Recording
+    from pm.domain import History, Recording
     from pm.records import Records
 
 
@@ -201,6 +201,7 @@ def forecast(
              pm forecast --recording recordings/cmapss-fd001-test --model models/fd001 --at last --out fd001.csv
     """
     from pm import config, forecasts
+    from pm.notices import forecast_json
 
     configuration = config.load(config_path)
     forecaster = _forecaster(configuration, model)
@@ -210,7 +211,7 @@ def forecast(
         issued = forecasts.of_history(recordings.read(recording).history, forecaster, configuration, at=at, asset=asset)
     else:
         issued = forecasts.of_store(forecaster, configuration, at=at, asset=asset)
-    rows = [_forecast_row(f) | ({"reasons": reasons} if reasons else {}) for f, reasons in issued]
+    rows = [forecast_json(f) | ({"reasons": reasons} if reasons else {}) for f, reasons in issued]
     if out is not None:
         forecasts.write_csv([f for f, _ in issued], out)
         click.echo(f"{out}: {len(rows)} assets written", err=True)
@@ -219,20 +220,6 @@ def forecast(
     else:
         for row in rows:
             click.echo(_forecast_text(row))
-
-
-def _forecast_row(forecast: Forecast) -> dict[str, Any]:
-    return {
-        "asset": forecast.asset,
-        "time": forecast.time.isoformat(),
-        "p24": forecast.probability(24),
-        "p48": forecast.probability(48),
-        "p72": forecast.probability(72),
-        "failure_mode": forecast.leading_mode(),
-        "rul_hours": forecast.rul_hours,
-        "abstained": forecast.abstained.value if forecast.abstained else None,
-        "model": forecast.model,
-    }
 
 
 def _forecast_text(row: dict[str, Any]) -> str:

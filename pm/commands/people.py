@@ -13,7 +13,6 @@ import click
 from pm.commands.options import config_option, json_option
 
 if TYPE_CHECKING:
-    from pm.domain import Alert
     from pm.records import Records
 
 
@@ -50,10 +49,11 @@ def list_alerts(everything: bool, config_path: Path | None, as_json: bool) -> No
     Example: pm alerts list --all --json
     """
     from pm.domain import AlertState
+    from pm.notices import alert_json
 
     found = _records(config_path).alerts(None if everything else [s for s in AlertState if s is not AlertState.CLOSED])
     if as_json:
-        click.echo(json.dumps([_row(alert) for alert in found], indent=1))
+        click.echo(json.dumps([alert_json(alert) for alert in found], indent=1))
         return
     for alert in found:
         click.echo(
@@ -62,25 +62,6 @@ def list_alerts(everything: bool, config_path: Path | None, as_json: bool) -> No
         )
     if not found:
         click.echo("No alerts." if everything else "No standing alerts; --all shows closed ones.")
-
-
-def _row(alert: Alert) -> dict[str, Any]:
-    def text(time: datetime | None) -> str | None:
-        return time.isoformat() if time else None
-
-    return {
-        "alert": alert.id,
-        "asset": alert.asset,
-        "failure_mode": alert.failure_mode,
-        "raised_at": text(alert.raised_at),
-        "state": alert.state.value,
-        "acknowledged_at": text(alert.acknowledged_at),
-        "cleared_at": text(alert.cleared_at),
-        "closed_at": text(alert.closed_at),
-        "cause": alert.cause,
-        "probability_at_raise": alert.probability_at_raise,
-        "model": alert.model,
-    }
 
 
 def _change(alert: str, cause: str, by: str, config_path: Path | None, **more: Any) -> None:

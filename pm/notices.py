@@ -1,0 +1,48 @@
+"""Alerts and forecasts as other programs meet them: over MQTT, in the dashboard's API, on the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pm.domain import REPORTED_HOURS, Alert, Forecast
+
+
+def time_text(time: datetime | None) -> str | None:
+    """ISO 8601 in UTC with a Z; None stays None."""
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def alert_json(alert: Alert) -> dict[str, Any]:
+    """An alert for other programs: on MQTT, in the dashboard's API, on the command line. Times in ISO 8601, UTC."""
+    return {
+        "alert": alert.id,
+        "asset": alert.asset,
+        "failure_mode": alert.failure_mode,
+        "state": alert.state.value,
+        "raised_at": time_text(alert.raised_at),
+        "acknowledged_at": time_text(alert.acknowledged_at),
+        "acknowledged_by": alert.acknowledged_by,
+        "cleared_at": time_text(alert.cleared_at),
+        "closed_at": time_text(alert.closed_at),
+        "closed_because": alert.closed_because,
+        "shelved_until": time_text(alert.shelved_until),
+        "cause": alert.cause,
+        "probability_at_raise": alert.probability_at_raise,
+        "model": alert.model,
+        "reasons": [{"feature": reason.feature, "contribution": reason.contribution} for reason in alert.reasons],
+    }
+
+
+def forecast_json(forecast: Forecast) -> dict[str, Any]:
+    """A forecast for other programs; every number is null where it abstained, never 0."""
+    return {
+        "time": time_text(forecast.time),
+        "asset": forecast.asset,
+        **{f"p{hours}": forecast.probability(hours) for hours in REPORTED_HOURS},
+        "failure_mode": forecast.leading_mode(),
+        "failure_modes": dict(forecast.mode_probability),
+        "rul_hours": forecast.rul_hours,
+        "abstained": None if forecast.abstained is None else forecast.abstained.value,
+        "model": forecast.model,
+    }
