@@ -23,8 +23,8 @@ _ROOMS = {
     "forecast": "learning",
     "replay": "learning",
     "evaluate": "learning",
-    "models": "learning",
-    "retrain": "learning",
+    "models": "models",
+    "retrain": "models",
     "alerts": "people",
     "users": "people",
 }

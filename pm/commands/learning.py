@@ -1,47 +1,26 @@
-"""Commands for learning and judging: train, forecast, replay, evaluate, models, retrain."""
+"""Commands for learning and judging: train, forecast, replay, evaluate."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pm.commands.opened import opened_records, training_progress
 from pm.commands.options import EXISTING_FOLDER, FILE, FOLDER, Moment, config_option, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from forecasting.predict import TransformerForecaster
-    from forecasting.train import Progress
     from pm.config import Config
     from pm.domain import History, Recording
-    from pm.records import Records
-
-
-@contextmanager
-def _records(config: Config) -> Iterator[Records]:
-    from pm import edges
-
-    with edges.open_records(config) as records:
-        yield records
-
-
-@contextmanager
-def _training_bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar with loss and ETA on standard error; where that is no terminal, a line an epoch."""
-    from rich.console import Console
-
-    from pm.progress import epoch_lines, training_bar
-
-    console = Console(stderr=True)
-    with training_bar(console) if console.is_terminal else epoch_lines(console) as report:
-        yield report
 
 
 @contextmanager
@@ -60,7 +39,7 @@ def _forecaster(config: Config, name: str | None) -> TransformerForecaster:
 
     if name is not None and Path(name).is_dir():
         return edges.load_folder(Path(name))
-    with _records(config) as records:
+    with opened_records(config) as records:
         return edges.load_forecaster(records, name)
 
 
@@ -132,7 +111,7 @@ def train(
     folder = out or configuration.models.dir / name
 
     def learn(history: History) -> training.TrainedModel:
-        with _training_bar() as report:
+        with training_progress() as report:
             return training.train(
                 history,
                 out=folder,
@@ -150,7 +129,7 @@ def train(
 
         trained = learn(archive.merged([recordings.read(path).history for path in recordings_]))
     else:
-        with _records(configuration) as records:
+        with opened_records(configuration) as records:
             store = edges.open_store(configuration)
             try:
                 trained = learn(archive.plant_history(store, records, configuration.plant.interval))
@@ -374,146 +353,3 @@ def evaluate(
     console.print(evaluation_page.table(found))
     for sentence in evaluation_page.sentences(found):
         console.print(sentence)
-
-
-@click.group()
-def models() -> None:
-    """List, show, promote, roll back models.
-
-    \b
-    Example: pm models list
-    """
-
-
-@models.command("list")
-@config_option
-@json_option
-def list_models(config_path: Path | None, as_json: bool) -> None:
-    """The models and what became of them, newest first.
-
-    \b
-    Example: pm models list
-    """
-    from pm import config
-
-    with _records(config.load(config_path)) as records:
-        found = records.models()
-    if as_json:
-        rows = [
-            {"version": m.version, "stage": m.stage.value, "trained_until": m.trained_until.isoformat()} for m in found
-        ]
-        click.echo(json.dumps(rows, indent=1))
-        return
-    for model in found:
-        click.echo(f"{model.version:<40} {model.stage.value:<10} {model.verdict}")
-    if not found:
-        click.echo("No models yet; 'pm train' makes one.")
-
-
-@models.command("show")
-@click.argument("version")
-@config_option
-def show_model(version: str, config_path: Path | None) -> None:
-    """One model: where it is, what it learned from, its scores and thresholds, and its life.
-
-    \b
-    Example: pm models show 20261123T030000Z
-    """
-    from pm import config
-
-    with _records(config.load(config_path)) as records:
-        model = records.model(version)
-        journal = records.model_journal(model.version)
-    shown = {
-        "version": model.version,
-        "stage": model.stage.value,
-        "folder": model.path,
-        "created_at": model.created_at.isoformat(),
-        "trained_until": model.trained_until.isoformat(),
-        "fingerprint": model.fingerprint,
-        "verdict": model.verdict,
-        "metrics": dict(model.metrics),
-        "journal": [{"at": c.at.isoformat(), "to": c.to_stage.value, "why": c.why} for c in journal],
-    }
-    click.echo(json.dumps(shown, indent=1))
-
-
-@models.command("promote")
-@click.argument("version")
-@click.option("--because", default="promoted by hand", show_default=True, help="Why; it stays in the journal.")
-@config_option
-def promote_model(version: str, because: str, config_path: Path | None) -> None:
-    """Make VERSION the champion; a running service takes it at its next assessment.
-
-    VERSION may be the folder of a model that was trained elsewhere; it is put on record first.
-
-    \b
-    Example: pm models promote 20261123T030000Z --because "better on line 2"
-             pm models promote models/azure
-    """
-    from pm import config, edges
-    from pm.retrain import model_row
-
-    with _records(config.load(config_path)) as records:
-        if Path(version).is_dir():
-            row = model_row(edges.load_folder(Path(version)).artefact, Path(version), created_at=edges.wall_now())
-            records.add_model(row)
-            version = row.version
-        model = records.model(version)
-        records.promote(model.version, at=edges.wall_now(), why=because)
-    click.echo(f"{model.version} is champion")
-
-
-@models.command("rollback")
-@config_option
-def rollback_model(config_path: Path | None) -> None:
-    """Make the previous champion the champion again.
-
-    \b
-    Example: pm models rollback
-    """
-    from pm import config, edges
-
-    with _records(config.load(config_path)) as records:
-        model = records.rollback(at=edges.wall_now())
-    click.echo(f"{model.version} is champion again")
-
-
-@click.command()
-@click.option("--at", type=Moment(), default="now", show_default=True, help="Plant time that counts as now.")
-@click.option("--shuffle-labels", is_flag=True, help="Negative control: the challenger learns from shuffled failures.")
-@click.option("--quiet", is_flag=True, help="No progress; the service asks for that.")
-@config_option
-@json_option
-def retrain(at: datetime | str, shuffle_labels: bool, quiet: bool, config_path: Path | None, as_json: bool) -> None:
-    """Train a challenger on the store's history, judge it beside the champion, promote it if it is better.
-
-    The service starts this by itself, as retrain.cron says.
-
-    \b
-    Example: pm retrain
-    """
-    from pm import config, edges, logs
-    from pm.retrain import retrain_once
-
-    configuration = config.load(config_path)
-    logs.configure(configuration.log)
-    with _records(configuration) as records:
-        store = edges.open_store(configuration)
-        try:
-            moment = at if isinstance(at, datetime) else edges.present(configuration, records)
-            with nullcontext(None) if quiet else _training_bar() as report:
-                verdict = retrain_once(
-                    moment,
-                    store=store,
-                    records=records,
-                    config=configuration,
-                    shuffle_labels=shuffle_labels,
-                    progress=report,
-                )
-        finally:
-            store.close()
-    if as_json:
-        click.echo(json.dumps({"promoted": verdict.promote, "challenger": verdict.challenger, "verdict": verdict.text}))
-    else:
-        click.echo(f"{verdict.challenger} {verdict.text}")

@@ -1,0 +1,34 @@
+"""What commands open for a while: the records, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from forecasting.train import Progress
+    from pm.config import Config
+    from pm.records import Records
+
+
+@contextmanager
+def opened_records(config: Config) -> Iterator[Records]:
+    from pm import edges
+
+    with edges.open_records(config) as records:
+        yield records
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar with loss and ETA on standard error; where that is no terminal, a line an epoch."""
+    from rich.console import Console
+
+    from pm.progress import epoch_lines, training_bar
+
+    console = Console(stderr=True)
+    with training_bar(console) if console.is_terminal else epoch_lines(console) as report:
+        yield report
