@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import Batch, checked_events, events_from_frame, from_frame, from_readings
 from connectors.database import Database, add_columns
-from connectors.frames import events_frame, readings_frame, timed_frame
+from connectors.frames import Summary, downsampled_frame, events_frame, readings_frame, step_us, timed_frame
 from pm.domain import Event, Reading, from_us, to_us
 from pm.errors import StoreError
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MOST_POINTS = 1998
 """SQLite's 2,000 columns, less asset and time."""
 _CHUNK = 20_000
+_POINTS_PER_SUMMARY = 400
+"""Four columns each; SQLite allows 2,000 in a result."""
 
 
 class EmbeddedStore:
@@ -75,6 +77,33 @@ class EmbeddedStore:
                     times.append(block[:, 0].astype(np.int64))  # exact: see connectors.batches.check_times
                     values.append(block[:, 1:])
         return readings_frame(names, times, values, wanted)
+
+    def downsampled(
+        self,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+        assets: Sequence[str] | None = None,
+        points: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Lowest, mean and highest of every stretch of `step`, as `ReadingStore.downsampled` lays out."""
+        size = step_us(step)
+        rows: list[Summary] = []
+        with self._database.reading() as connection:
+            known = dict(connection.execute("SELECT name, id FROM points ORDER BY id").fetchall())
+            wanted = [name for name in (known if points is None else dict.fromkeys(points)) if name in known]
+            for place in range(0, len(wanted), _POINTS_PER_SUMMARY):
+                some = wanted[place : place + _POINTS_PER_SUMMARY]
+                query = _summary_query([known[name] for name in some])
+                for asset, asset_id in _asset_ids(connection, assets):
+                    window = {"step": size, "asset": asset_id, "start": to_us(start), "end": to_us(end)}
+                    for stop, *cells in connection.execute(query, window):
+                        rows += [
+                            Summary(asset, name, stop, *cells[4 * n : 4 * n + 4])
+                            for n, name in enumerate(some)
+                            if cells[4 * n + 3]
+                        ]
+        return downsampled_frame(rows)
 
     def events(self, start: datetime, end: datetime, assets: Sequence[str] | None = None) -> pd.DataFrame:
         """Events with start < time <= end as `History.events` lays out."""
@@ -150,6 +179,16 @@ def _readings_query(point_ids: Sequence[int | None], *, skip_empty: bool) -> str
     return (
         f"SELECT {', '.join(['time', *columns])} FROM readings "
         f"WHERE asset_id = ? AND time > ? AND time <= ?{some_read} ORDER BY time"
+    )
+
+
+def _summary_query(point_ids: Sequence[int]) -> str:
+    cells = [f"min(p{n}), avg(p{n}), max(p{n}), count(p{n})" for n in point_ids]
+    # Divisions round towards zero in SQL, so the remainder is made positive first: times before 1970 are negative.
+    stop = "time - 1 - ((time - 1) % :step + :step) % :step + :step"
+    return (
+        f"SELECT {', '.join([f'{stop} AS stop', *cells])} FROM readings "
+        "WHERE asset_id = :asset AND time > :start AND time <= :end GROUP BY stop"
     )
 
 

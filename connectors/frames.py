@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,32 @@ def readings_frame(
     frame.insert(0, "time", times_column(times))
     frame.insert(1, "asset", pd.Series(list(assets), dtype="str").repeat(lengths).reset_index(drop=True))
     return frame
+
+
+def step_us(step: timedelta) -> int:
+    """A step of downsampling in microseconds. Raises ValueError where it is not whole milliseconds."""
+    us = step // timedelta(microseconds=1)
+    if us <= 0 or us % 1000:
+        raise ValueError(f"a step of {step} cannot be summed up; take whole milliseconds, at least one")
+    return us
+
+
+class Summary(NamedTuple):
+    """What one point of one asset read in one stretch of time, which ends at `end_us`."""
+
+    asset: str
+    point: str
+    end_us: int
+    lowest: float
+    mean: float
+    highest: float
+    count: int
+
+
+def downsampled_frame(rows: Sequence[Summary]) -> pd.DataFrame:
+    """Stretches as `ReadingStore.downsampled` lays out, from rows in any order."""
+    types = {"asset": "str", "point": "str", "lowest": "f8", "mean": "f8", "highest": "f8", "count": "i8"}
+    return timed_frame([(row.end_us, row.asset, row.point, *row[3:]) for row in sorted(rows)], types)
 
 
 def events_frame(rows: Sequence[tuple[int, str, str, str]]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from connectors.frames import Summary
 from pm.errors import StoreError
 
 
@@ -79,6 +80,27 @@ def parse_times(body: bytes) -> dict[str, int]:
     table = _columns(body, len(names), {2: pa.int64()})
     assets, asset_of = _assets(table, names)
     return {assets[code]: time for code, time in zip(asset_of.tolist(), table[2].to_pylist(), strict=True)}
+
+
+def parse_summaries(body: bytes, points: Sequence[str], size_us: int) -> list[Summary]:
+    """CSV of `SELECT lowest, mean, highest, count of each point ... GROUP BY asset, time()`, without the stretches in
+    which nothing was read. The server names a stretch by its first microsecond, and we by its end."""
+    names = _header(body)
+    if not names:
+        return []
+    places = [place for place, name in enumerate(names) if place > 2 and name != "asset"]
+    if len(places) != 4 * len(points):
+        raise StoreError(f"InfluxDB answers with {len(places)} columns where {4 * len(points)} were asked for")
+    table = _columns(body, len(names), {**{place: pa.float64() for place in places}, 2: pa.int64()})
+    assets, asset_of = _assets(table, names)
+    rows = []
+    for number, point in enumerate(points):
+        lowest, mean, highest, count = (table[place].to_numpy() for place in places[4 * number : 4 * number + 4])
+        for row in np.flatnonzero(count > 0):
+            end_us = int(table[2][int(row)].as_py()) - 1 + size_us
+            cells = float(lowest[row]), float(mean[row]), float(highest[row]), int(count[row])
+            rows.append(Summary(assets[asset_of[row]], point, end_us, *cells))
+    return rows
 
 
 def _assets(table: pa.Table, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:

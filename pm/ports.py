@@ -35,6 +35,22 @@ class ReadingStore(Protocol):
     def events(self, start: datetime, end: datetime, assets: Sequence[str] | None = None) -> pd.DataFrame:
         """Events with start < time <= end as `History.events` lays out."""
 
+    def downsampled(
+        self,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+        assets: Sequence[str] | None = None,
+        points: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Readings with start < time <= end in stretches of `step`, for long views: what lies in each, not every one.
+
+        A stretch ends at a whole multiple of `step` since 1970, its end inside. Columns `time` (that end,
+        datetime64[us, UTC]), `asset`, `point` (str), `lowest`, `mean`, `highest` (float64) and `count` (int64, of the
+        readings); one row per asset, point and stretch in which anything was read, sorted by asset, point and time.
+        Raises ValueError where `step` is not at least a millisecond, in whole milliseconds.
+        """
+
     def points(self) -> tuple[str, ...]:
         """Names of every point stored, in the order first seen."""
 

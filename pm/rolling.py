@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,16 @@ class RollingStore:
         end_us = to_us(end)
         self._events_written = [time_us for time_us in self._events_written if time_us > end_us]
         return frame.copy(deep=False)
+
+    def downsampled(
+        self,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+        assets: Sequence[str] | None = None,
+        points: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        return self._store.downsampled(start, end, step, assets, points)
 
     def points(self) -> tuple[str, ...]:
         return self._store.points()

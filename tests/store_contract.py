@@ -316,6 +316,49 @@ class StoreContract:
         assert list(frame["x"]) == hours * 2
         assert list(store.readings(at(100 * 24), at(700 * 24), ["b"])["x"]) == [h for h in hours if 2400 < h <= 16800]
 
+    def test_long_views_are_summed_up(self, store: ReadingStore) -> None:
+        """Stretches have their end inside; times before 1970 fall into theirs as well."""
+        store.write([reading("a", hour / 2, x=hour * 1.5, y=-1.0) for hour in range(1, 10)])
+        store.write([reading("b", 1, x=7.0), reading("a", 30, z=0.25), reading("c", 2), Reading("d", -1, {"x": 3.0})])
+        frame = store.downsampled(at(0), at(4), timedelta(hours=2), ["a", "b", "c"])
+        assert str(frame["time"].dtype) == "datetime64[us, UTC]"
+        assert [str(frame[name].dtype) for name in ("lowest", "mean", "highest", "count")] == ["float64"] * 3 + [
+            "int64"
+        ]
+        assert list(frame.itertuples(index=False, name=None)) == [
+            (at(2), "a", "x", 1.5, 3.75, 6.0, 4),
+            (at(4), "a", "x", 7.5, 9.75, 12.0, 4),
+            (at(2), "a", "y", -1.0, -1.0, -1.0, 4),
+            (at(4), "a", "y", -1.0, -1.0, -1.0, 4),
+            (at(2), "b", "x", 7.0, 7.0, 7.0, 1),
+        ]
+        inside = store.downsampled(at(1), at(3), timedelta(hours=2), points=["x", "unknown"])
+        assert list(zip(inside["time"], inside["asset"], inside["count"], strict=True)) == [
+            (at(2), "a", 2),
+            (at(4), "a", 2),
+        ]
+        everything = store.downsampled(EARLIEST, LATEST, timedelta(days=1), ["d"])
+        assert list(everything["time"]) == [datetime(1970, 1, 1, tzinfo=UTC)]
+        whole = store.downsampled(EARLIEST, LATEST, timedelta(days=1))
+        assert list(zip(whole["asset"], whole["point"], strict=True)) == [
+            ("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("d", "x"),
+        ]  # fmt: skip
+
+    def test_a_long_view_of_nothing_has_its_columns(self, store: ReadingStore) -> None:
+        columns = ["time", "asset", "point", "lowest", "mean", "highest", "count"]
+        assert list(store.downsampled(at(0), at(9), timedelta(hours=1)).columns) == columns
+        store.write([reading("a", 1, x=1.0)])
+        for nothing in (
+            store.downsampled(at(0), at(9), timedelta(hours=1), ["nobody"]),
+            store.downsampled(at(0), at(9), timedelta(hours=1), points=["unknown"]),
+            store.downsampled(at(9), at(0), timedelta(hours=1)),
+        ):
+            assert len(nothing) == 0
+            assert list(nothing.columns) == columns
+        for bad in (timedelta(0), timedelta(seconds=-1), timedelta(microseconds=1500)):
+            with pytest.raises(ValueError, match="whole milliseconds"):
+                store.downsampled(at(0), at(9), bad)
+
     def test_deleted_assets_are_gone_and_the_others_stay(self, store: ReadingStore) -> None:
         store.write(
             [reading(asset, 1, x=1.0) for asset in "abc"],
