@@ -56,7 +56,7 @@ class Summary(NamedTuple):
     lowest: float
     mean: float
     highest: float
-    count: int
+    reads: int
 
 
 def downsampled_frame(rows: Sequence[Summary]) -> pd.DataFrame:
