@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
@@ -146,15 +146,15 @@ class StoreSection(Section):
     """How long a request may take."""
 
 
-class MqttSection(Section):
-    """The MQTT broker that readings come from."""
+class BrokerSection(Section):
+    """A further broker that readings come from: one [[mqtt.more]] for each."""
 
     host: str = ""
     """Name or address of the broker. Empty: an embedded broker is started on the loopback interface."""
     port: TcpPort = 1883
     """Port of the broker; 8883 is usual with TLS. With an embedded broker, 0 takes a free one."""
-    embedded: Literal["auto", "mosquitto", "rumqttd"] = "auto"
-    """Embedded broker: a mosquitto found on this machine, or the rumqttd of iotcore; auto prefers the first."""
+    version: Literal["auto", "5", "3.1.1"] = "auto"
+    """Version of MQTT. auto: 5, and 3.1.1 where the broker refuses 5."""
     username: str = ""
     """User of the broker; empty for none."""
     password: SecretStr = SecretStr("")
@@ -170,19 +170,52 @@ class MqttSection(Section):
     key_file: str = ""
     """Key of the client certificate."""
     client_id: str = "pm-ingest"
-    """Client id; keep it fixed, because the broker keeps undelivered messages under it."""
+    """Client id; keep it fixed, because the broker keeps undelivered messages under it. Each process needs its own."""
+    share: str = ""
+    """Group of a shared subscription ($share), among whose processes the broker divides the messages. Empty: none."""
     keepalive: Duration = timedelta(seconds=30)
     """Silence after which the connection counts as dead."""
+    silent_after: Duration = timedelta(hours=2)
+    """A connection that stands and brings no message for so long is told as silent; a few times the interval."""
     session_expiry: Duration = timedelta(days=7)
     """How long the broker keeps undelivered messages while pm is away."""
     receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 20000
-    """Messages that the broker may send before the first is acknowledged."""
+    """Messages that the broker may send before the first is acknowledged (MQTT 5)."""
+    transport: Literal["bulk", "paho"] = "bulk"
+    """bulk: read and acknowledge many messages at once, several times faster. paho: one by one, as paho does it."""
     readings: tuple[str, ...] = ("plant/{asset}/readings", "plant/{asset}/{point}")
     """Topic templates of readings: JSON objects where {point} is absent, single numbers where it is named."""
     events: tuple[str, ...] = ("plant/{asset}/events",)
     """Topic templates of events."""
+
+    @model_validator(mode="after")
+    def _share_is_one_level(self) -> Self:
+        if any(mark in self.share for mark in "/+#\x00"):
+            raise ValueError(f"share {self.share!r} has / + or #; name the group without them")
+        return self
+
+
+class MqttSection(BrokerSection):
+    """The MQTT broker that readings come from; further ones stand in [[mqtt.more]], with the same keys each."""
+
+    embedded: Literal["auto", "mosquitto", "rumqttd"] = "auto"
+    """Embedded broker: a mosquitto found on this machine, or the rumqttd of iotcore; auto prefers the first."""
     publish: bool = True
     """Publish pm/status, pm/alerts/{asset} and pm/forecasts/{asset}, retained."""
+    more: tuple[BrokerSection, ...] = ()
+    """Further brokers: [[mqtt.more]] with host and what else differs from the defaults, once for each."""
+
+    @model_validator(mode="after")
+    def _further_brokers_are_named(self) -> Self:
+        for number, section in enumerate(self.more):
+            if not section.host:
+                raise ValueError(f"more.{number} names no host; only the first broker may be the embedded one")
+        sections: list[BrokerSection] = [self, *self.more]
+        places = [(section.host, section.port, section.client_id) for section in sections]
+        for host, port, client_id in places:
+            if places.count((host, port, client_id)) > 1:
+                raise ValueError(f"client_id {client_id!r} stands twice for {host}:{port}; give each its own")
+        return self
 
 
 class IngestSection(Section):
@@ -425,6 +458,21 @@ def _section_class(name: str) -> type[Section]:
     return cast(type[Section], Config.model_fields[name].annotation)
 
 
+def _section_at(loc: Sequence[str]) -> type[Section]:
+    """The section that a path leads to, through tables in lists: `mqtt.more.0` is one more broker."""
+    section = _section_class(loc[0])
+    for key in loc[1:]:
+        if key in section.model_fields:
+            section = _table_class(section.model_fields[key].annotation) or section
+    return section
+
+
+def _table_class(annotation: Any) -> type[Section] | None:
+    """The section that a list of tables is made of, None where a field is no such list."""
+    of = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    return of if isinstance(of, type) and issubclass(of, Section) else None
+
+
 def _nearest(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), 1)
     return f"; do you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
@@ -439,7 +487,7 @@ def _violation(error: Any, from_environment: Mapping[tuple[str, str], Any]) -> s
     if error["type"] == "extra_forbidden":
         if len(loc) == 1:
             return f"{key}: no such section{_nearest(key, Config.model_fields)}"
-        return f"{key}: no such key{_nearest(loc[1], _section_class(loc[0]).model_fields)}{where}"
+        return f"{key}: no such key{_nearest(loc[-1], _section_at(loc[:-1]).model_fields)}{where}"
     secret = re.search(r"password|token|secret", loc[-1]) is not None
     value = "" if secret or isinstance(error["input"], dict) else f" = {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -473,10 +521,16 @@ def _sample_lines() -> Iterator[str]:
         yield f"# {(cls.__doc__ or '').strip()}"
         yield f"[{section}]"
         defaults = cls().model_dump(mode="json")
+        tables = [name for name, field in cls.model_fields.items() if _table_class(field.annotation)]
         for name, field in cls.model_fields.items():
+            if name in tables:
+                continue
             yield f"# {field.description}{_choices(field.annotation)}"
             value = "" if field.annotation is SecretStr else defaults[name]
             yield f"{'# ' if field.annotation is SecretStr else ''}{name} = {_toml(value)}"
+        for name in tables:
+            yield f"# {cls.model_fields[name].description}"
+            yield f"# [[{section}.{name}]]"
 
 
 def _choices(annotation: Any) -> str:

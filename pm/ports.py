@@ -93,6 +93,27 @@ class Delivery:
     """Where it came from, what it said and when: kept until it is stored, for a dead letter if the store refuses it."""
 
 
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """One connection of a feed, as metrics and pages show it. Counts are since the start."""
+
+    name: str
+    connected: bool
+    protocol: str
+    """What is spoken on it ("MQTT 5"), or empty before the first connection."""
+    waiting: int
+    """Messages received and not yet taken."""
+    messages: int
+    """Messages received, those that came again included."""
+    connections: int
+    dropped: int
+    """Messages of which nothing is promised (QoS 0) that found no room."""
+    silent: bool
+    """Connected, and without any message for longer than configured."""
+    silences: int
+    """How often it has fallen silent."""
+
+
 class Feed(Protocol):
     """A source of readings that waits for an acknowledgement: MQTT now, OPC UA later."""
 

@@ -102,3 +102,29 @@ def test_not_toml_and_no_file_are_one_clear_line(tmp_path: Path) -> None:
         config.load(write(tmp_path, "kind = = 1"), {})
     with pytest.raises(ConfigError, match="write one with 'pm init'"):
         config.load(tmp_path / "absent.toml", {})
+
+
+def test_further_brokers_have_a_table_each(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    text = f"""
+        [mqtt]
+        host = "one.example"
+        [[mqtt.more]]
+        host = "two.example"
+        readings = ["line/{{asset}}/{{point}}"]
+        password_file = "{tmp_path}/password"
+        """
+    loaded = config.load(write(tmp_path, text), {})
+    (more,) = loaded.mqtt.more
+    assert (more.host, more.readings, more.port) == ("two.example", ("line/{asset}/{point}",), 1883)
+    assert more.password.get_secret_value() == "secret"
+    for tables, mend in (
+        ('hots = "x"', "mqtt.more.0.hots: no such key; do you mean host?"),
+        ("port = 1884", "more.0 names no host"),
+        ('host = "one.example"', "client_id 'pm-ingest' stands twice for one.example:1883; give each its own"),
+        ('host = "x"\nshare = "a/b"', "share 'a/b' has / + or #"),
+        ('host = "x"\nembedded = "auto"', "mqtt.more.0.embedded: no such key"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.load(write(tmp_path, f'[mqtt]\nhost = "one.example"\n[[mqtt.more]]\n{tables}\n'), {})
+        assert mend in str(caught.value)
