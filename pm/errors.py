@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PmError(Exception):
     """Root of every error that `pm` raises on purpose; its text is one line for a person.
@@ -25,10 +27,35 @@ class StoreError(PmError):
     """The store refused for good (a type conflict, a missing database without the right to create it)."""
 
 
+class RowsRefused(StoreError):
+    """The store will not take some rows of a call, now or later; every other row of it is durable.
+
+    readings: why, by asset and time (µs) of each row refused. events: why, by asset, time, kind and code.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        readings: Mapping[tuple[str, int], str],
+        events: Mapping[tuple[str, int, str, str], str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.readings = readings
+        self.events = events or {}
+
+
 class StoreUnavailable(StoreError):
-    """The store cannot be reached or is busy; the readings are still owed and the call may be tried again."""
+    """The store cannot be reached or is busy; the readings are still owed and the call may be tried again.
+
+    wait: seconds for which the store asks to be left alone, where it says so.
+    """
 
     retryable = True
+
+    def __init__(self, message: str = "", *, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class FeedError(PmError):

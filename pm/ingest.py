@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pm.config import IngestSection
 from pm.domain import from_us
-from pm.errors import PmError, StoreError
+from pm.errors import PmError, RowsRefused, StoreError, StoreUnavailable
 from pm.ports import AssetSink, DeadLetters, Delivery, Feed, ReadingStore, Reject
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,12 @@ class Ingest:
             return []
         try:
             self._store.write(readings, events)
+        except RowsRefused as error:
+            return [
+                Reject(delivery.topic, delivery.payload, reason, delivery.received_us)
+                for delivery in batch
+                if (reason := _reason(delivery, error))
+            ]
         except StoreError as error:
             if error.retryable:
                 raise
@@ -205,6 +211,8 @@ class Ingest:
     def _hold(self, batch: list[Delivery], error: PmError) -> None:
         if str(error) != self._counts.trouble:
             (log.warning if error.retryable else log.error)("%s; %d messages wait unacknowledged", error, len(batch))
+        if isinstance(error, StoreUnavailable):
+            self._retry = max(self._retry, error.wait)
         self._held = batch
         self._counts = replace(self._counts, held=len(batch), trouble=str(error))
 
@@ -219,3 +227,10 @@ class Ingest:
             batches=before.batches + 1,
             lag_ms=max(0.0, (self._now_us() - received) / 1000) if received else before.lag_ms,
         )
+
+
+def _reason(delivery: Delivery, error: RowsRefused) -> str:
+    """Why the store refused something of this message, or "" where it took all of it."""
+    rows = (error.readings.get((reading.asset, reading.time_us), "") for reading in delivery.readings)
+    events = (error.events.get((e.asset, e.time_us, e.kind.value, e.code), "") for e in delivery.events)
+    return next(filter(None, (*rows, *events)), "")

@@ -18,7 +18,10 @@ class ReadingStore(Protocol):
 
     Writing is idempotent: the same reading twice is one row; a later partial row of the same asset and time adds its
     points and keeps the others. A call that returns has made its data durable; a call that raises may be repeated.
-    Raises `StoreUnavailable` when trying again can help, `StoreError` when it cannot.
+    Where two different values arrive for one asset, point and time, the greater is kept as the reading and the other in
+    `conflicts`, so that no order of arrival changes what is stored.
+    Raises `StoreUnavailable` when trying again can help, `RowsRefused` when all but the rows it names are durable,
+    `StoreError` when nothing can help.
     """
 
     def write(self, readings: Sequence[Reading], events: Sequence[Event] = ()) -> None:

@@ -16,7 +16,7 @@ from connectors.mqtt import MqttFeed, MqttPublisher
 from connectors.payloads import encode_clock, encode_event, encode_readings
 from pm.config import IngestSection
 from pm.domain import EARLIEST, LATEST, Event, EventKind, Reading, from_us
-from pm.errors import RecordsUnavailable, StoreError, StoreUnavailable
+from pm.errors import RecordsUnavailable, RowsRefused, StoreError, StoreUnavailable
 from pm.ingest import FeedClock, Ingest
 from pm.ports import Delivery, Reject
 from tests.servers.ingest import DeadLetterList, start_ingest, wall_us
@@ -265,6 +265,22 @@ def test_a_message_that_the_store_refuses_is_a_dead_letter_and_the_rest_is_store
     assert stored_numbers(store) == [number for number in range(40) if number not in bad]
     assert [(r.payload, r.topic) for r in letters.rejects] == [(b"5", "plant/a/readings"), (b"17", "plant/a/readings")]
     assert "_empty" in letters.rejects[0].reason
+    assert len(feed.acknowledged) == 40 and ingest.counts.rejects == 2
+
+
+def test_rows_that_the_store_names_are_dead_letters_without_a_search(store: EmbeddedStore) -> None:
+    """The others of the call are durable already, so the store is asked once."""
+    rows = [reading for number in range(40) for reading in delivery(number).readings]
+    refused = RowsRefused("2 rows", readings={(rows[n].asset, rows[n].time_us): "of another type" for n in (5, 17)})
+    feed, letters, faulty = (
+        ListFeed([delivery(number) for number in range(40)]),
+        DeadLetterList(),
+        FaultyStore([refused]),
+    )
+    ingest = ingest_of(feed, faulty, letters)
+    assert ingest.step()
+    assert faulty.failures == [] and faulty.counts()["readings"] == 0
+    assert [(r.payload, r.reason) for r in letters.rejects] == [(b"5", "of another type"), (b"17", "of another type")]
     assert len(feed.acknowledged) == 40 and ingest.counts.rejects == 2
 
 
