@@ -90,6 +90,10 @@ class MqttFeed:
         self._session.client.on_subscribe = self._on_subscribe
 
     @property
+    def name(self) -> str:
+        return self._session.name
+
+    @property
     def connected(self) -> bool:
         return self._session.connected
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pm.config import Config, MqttSection
 from pm.domain import to_us
 from pm.errors import FeedError, ModelError
-from pm.ports import Clock, ReadingStore
+from pm.ports import Clock, Feed, ReadingStore
 
 if TYPE_CHECKING:
     from forecasting.predict import TransformerForecaster
@@ -41,6 +41,25 @@ def open_store(config: Config) -> ReadingStore:
     from connectors.embedded import EmbeddedStore
 
     return EmbeddedStore(section.path)
+
+
+def feeds(config: Config, mqtt: MqttSection, *, one_subscription: bool) -> list[Feed]:
+    """The configured feeds, not opened yet; a feed of another kind joins the list here. Raises FeedError.
+
+    mqtt: where the broker is by now. one_subscription: for a broker that keeps order within a subscription only.
+    """
+    from connectors.mqtt import MqttFeed
+
+    follows_feed = config.clock.source == "feed"
+    return [
+        MqttFeed(
+            mqtt,
+            queue=config.ingest.queue,
+            clock_topic=config.clock.topic if follows_feed else None,
+            max_future=None if follows_feed else config.ingest.max_future,
+            one_subscription=one_subscription,
+        )
+    ]
 
 
 def open_records(config: Config) -> Records:

@@ -118,7 +118,28 @@ class LinkState:
 
 
 class Feed(Protocol):
-    """A source of readings that waits for an acknowledgement: MQTT now, OPC UA later."""
+    """A source of readings that waits for an acknowledgement: MQTT now, OPC UA later; docs/feeds.md is for who adds one.
+
+    A feed bounds its own memory. What its source sends beyond that is left waiting there where the source can wait, and
+    else dropped and counted. `take` and `acknowledge` are called by one thread; the properties may be read by any.
+    """
+
+    @property
+    def name(self) -> str:
+        """What people know the source by, in logs, metrics and data alerts; the same after a restart."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the source can be heard now."""
+
+    @property
+    def waiting(self) -> int:
+        """Messages received and not yet taken."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that found no room and are lost, since the feed was opened; never any that waits for an
+        acknowledgement."""
 
     def open(self) -> None:
         """Connect and subscribe. Raises `FeedError` where trying again cannot help."""

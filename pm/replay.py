@@ -150,6 +150,10 @@ class Session:
 class RecordedFeed:
     """A `pm.ports.Feed` of a recording: one delivery per `play`, ending with the clock's."""
 
+    name = "recording"
+    connected = True
+    dropped = 0
+
     def __init__(self, history: History) -> None:
         readings = history.readings
         times = pd.DatetimeIndex(readings["time"]).as_unit("us").asi8
@@ -171,6 +175,10 @@ class RecordedFeed:
         self._event_times = np.array([event.time_us for event in self._events], np.int64)
         self._played_readings = self._played_events = 0
         self._waiting: deque[Delivery] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def play(self, to: datetime) -> None:
         """Make everything dated up to `to` and not played yet the next delivery."""

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pm.config import Config
 from pm.domain import Reason
-from pm.edges import CLOCK_TICK, LOOPBACK, Champion, local_broker, open_records, open_store, plant_clock, wall_us
+from pm.edges import (
+    CLOCK_TICK,
+    LOOPBACK,
+    Champion,
+    feeds,
+    local_broker,
+    open_records,
+    open_store,
+    plant_clock,
+    wall_us,
+)
 from pm.errors import PmError
 from pm.live import until_interrupted
 
@@ -44,7 +54,7 @@ class Service:
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._held = ExitStack()
-        self._ingest: Ingest | None = None
+        self._ingests: list[Ingest] = []
         self._schedule: PlantSchedule | None = None
         self._retraining: subprocess.Popen[bytes] | None = None
 
@@ -107,30 +117,26 @@ class Service:
         return self.config.models.dir.parent
 
     def _start_ingest(self) -> None:
-        from connectors.mqtt import MqttFeed
+        """One loop for each feed, in a thread of its own; they share the store, and trouble with one is its own."""
         from pm.ingest import FeedClock, Ingest
 
         follows_feed = self.config.clock.source == "feed"
-        feed = MqttFeed(
-            self.mqtt,
-            queue=self.config.ingest.queue,
-            clock_topic=self.config.clock.topic if follows_feed else None,
-            max_future=None if follows_feed else self.config.ingest.max_future,
-            one_subscription=not self.config.mqtt.host and not self._broker.keeps_order,
-        )
         watermark = FeedClock(self.records.last_tick(CLOCK_TICK), self._keep_watermark) if follows_feed else None
-        self._ingest = Ingest(
-            feed,
-            self.store,
-            self.records,
-            section=self.config.ingest,
-            now_us=wall_us,
-            assets=self.records,
-            watermark=watermark,
-        )
-        feed.open()
-        self._held.callback(feed.close)
-        self._thread("ingest", self._ingest.run)
+        one_subscription = not self.config.mqtt.host and not self._broker.keeps_order
+        for feed in feeds(self.config, self.mqtt, one_subscription=one_subscription):
+            ingest = Ingest(
+                feed,
+                self.store,
+                self.records,
+                section=self.config.ingest,
+                now_us=wall_us,
+                assets=self.records,
+                watermark=watermark,
+            )
+            feed.open()
+            self._held.callback(feed.close)
+            self._ingests.append(ingest)
+            self._thread(f"ingest from {feed.name}", ingest.run)
 
     def _keep_watermark(self, at: datetime) -> None:
         if self._schedule is not None and self.records.last_tick(CLOCK_TICK) is None:
@@ -213,12 +219,12 @@ class Service:
             fitting = [budget for budget in thresholds if budget <= self.config.alerts.budget]
             if fitting:
                 said["threshold"] = thresholds[max(fitting)]
-        if self._ingest is not None:
-            counts = self._ingest.counts
-            said["messages"] = counts.messages
-            said["readings"] = counts.readings
-            if counts.trouble:
-                said["trouble"] = counts.trouble
+        if self._ingests:
+            counts = [ingest.counts for ingest in self._ingests]
+            said["messages"] = sum(count.messages for count in counts)
+            said["readings"] = sum(count.readings for count in counts)
+            if troubles := sorted({count.trouble for count in counts if count.trouble}):
+                said["trouble"] = "; ".join(troubles)
         said["dead letters"] = self.records.dead_letter_count()
         return said
 

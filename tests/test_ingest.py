@@ -51,17 +51,25 @@ class AssetList:
 class ListFeed:
     """Deliveries from memory, for what does not depend on a broker; remembers what was acknowledged."""
 
+    name = "list"
+    connected = True
+
     def __init__(self, deliveries: Sequence[Delivery]) -> None:
-        self.waiting = list(deliveries)
+        self.dropped = 0
+        self.to_come = list(deliveries)
         self.acknowledged: list[Delivery] = []
 
     def open(self) -> None: ...
 
     def take(self, limit: int, timeout: float) -> list[Delivery]:
-        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        taken, self.to_come = self.to_come[:limit], self.to_come[limit:]
         if not taken:
             time.sleep(timeout)
         return taken
+
+    @property
+    def waiting(self) -> int:
+        return len(self.to_come)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += deliveries
@@ -215,7 +223,7 @@ class NarrowFeed(ListFeed):
 
     @property
     def taken(self) -> int:
-        return 200 - len(self.waiting)
+        return 200 - len(self.to_come)
 
 
 def test_a_broker_with_few_messages_in_flight_is_not_kept_waiting(store: EmbeddedStore) -> None:
@@ -359,6 +367,6 @@ def test_assets_are_made_known_once() -> None:
     feed = ListFeed([delivery(1), delivery(2)])
     ingest = ingest_of(feed, FaultyStore(), DeadLetterList(), assets=assets)
     ingest.step()
-    feed.waiting = [delivery(3), Delivery(4, events=(Event("b", T0, EventKind.ERROR, "e"),), received_us=T0)]
+    feed.to_come = [delivery(3), Delivery(4, events=(Event("b", T0, EventKind.ERROR, "e"),), received_us=T0)]
     ingest.step()
     assert assets.calls == [["a"], ["b"]]
