@@ -85,17 +85,25 @@ class Resident:
 
     def windows(self, ends: Ints) -> Windows:
         """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding."""
+        rows, begun = self._rows(ends)
+        steps = torch.where(begun[..., None], self._steps[rows], 0.0)
+        last = slice(self.schema.patch - 1, None, self.schema.patch)
+        alive = begun[:, last]
+        slow = torch.where(alive[..., None], self._slow[rows[:, last]], 0.0)
+        return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive)
+
+    def alive(self, ends: Ints) -> Tensor:
+        """`Windows.alive` of the same windows."""
+        return self._rows(ends)[1][:, self.schema.patch - 1 :: self.schema.patch]
+
+    def _rows(self, ends: Ints) -> tuple[Tensor, Tensor]:
+        """[B, T] rows of these windows, and whether each stands after the first reading of its window."""
         end = self._put(ends)
         rows = end[:, None] + self._ago
         inside = rows >= self._start[end][:, None]
         rows = rows.clamp_min(0)
         # A forecast at serving time is given only the window, so what came before its first reading must not show.
-        begun = (self._observed[rows] & inside).cummax(dim=1).values
-        steps = torch.where(begun[..., None], self._steps[rows], 0.0)
-        last = slice(self.schema.patch - 1, None, self.schema.patch)
-        alive = begun[:, last]
-        slow = torch.where(alive[..., None], self._slow[rows[:, last]], 0.0)
-        return Windows(steps, slow, self._static[self._asset[end]], alive)
+        return rows, (self._observed[rows] & inside).cummax(dim=1).values
 
     def targets(self, ends: Ints) -> Targets:
         """Labels of the same windows' patch ends; padding is told by `Windows.alive`."""

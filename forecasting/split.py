@@ -47,6 +47,17 @@ def split_assets(history: History, hold_out: float, validation: float, seed: int
     )
 
 
+def with_new_assets(split: Split, history: History) -> Split:
+    """The same parts for the assets that are still there; assets that are new train."""
+    names = [asset.name for asset in history.assets]
+    validation, held_out = set(split.validation), set(split.held_out)
+    return Split(
+        train=tuple(name for name in names if name in split.train or name not in validation | held_out),
+        validation=tuple(name for name in names if name in validation),
+        held_out=tuple(name for name in names if name in held_out),
+    )
+
+
 def validation_start(history: History, validation_assets: Sequence[str]) -> datetime | None:
     """From when the validation assets validate, and until when the others train; None when the split is by asset only.
 

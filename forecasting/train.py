@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,48 +15,25 @@ import torch
 from forecasting.batches import Resident
 from forecasting.calibrate import Calibration, fit_calibration
 from forecasting.checkpoint import Artefact, installed_versions
+from forecasting.epochs import Epoch, EpochLoop, Progress, validation_nll
 from forecasting.features import features_of, fit_normaliser
 from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
 from forecasting.losses import censored_nll
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
+from forecasting.profiling import profiled
+from forecasting.resume import SnapshotFile
 from forecasting.split import Split
-from forecasting.trainer import MIN_PATCHES, Trainer
 from forecasting.windows import FeatureSchema, Grid, Ints, grid_of
+from forecasting.workers import ALONE, Workers
 from pm.config import TrainSection
 from pm.domain import History, from_us, to_us
 from pm.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-MIN_STEPS = 32
-"""Optimiser steps in an epoch at least; a short history is passed over several times."""
-STOPPING_POSITIONS = 3_000
-"""Positions of the validation slice that are forecast after every epoch at most."""
 CALIBRATION_POSITIONS = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands, reported several times an epoch."""
-
-    epoch: int
-    """From 1."""
-    epochs: int
-    fraction: float
-    """Share of the planned steps that is done."""
-    loss: float
-    """Mean loss of this epoch so far, in nats per position."""
-    validation: float | None
-    """Censored negative log-likelihood of the validation slice after the last whole epoch."""
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    loss: float
-    validation: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +44,24 @@ class Trained:
     epochs: tuple[Epoch, ...]
     precision: Precision
     seconds: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training is carried out, as against what is learned."""
+
+    progress: Callable[[Progress], None] | None = None
+    workers: Workers = ALONE
+    """Processes that train together; only the first reports."""
+    snapshots: Path | None = None
+    """File that training's state is kept in, and gone on from where it holds one; removed at the end."""
+    profile: Path | None = None
+    """Folder for a trace and a memory timeline."""
+
+
+PLAIN = Execution()
+WARM_RATE = 0.3
+"""Share of the learning rate that a training from a model's weights peaks at."""
 
 
 def fit(
@@ -82,18 +76,24 @@ def fit(
     held_out: Sequence[str] = (),
     name: str = "model",
     fingerprint: str = "",
-    progress: Callable[[Progress], None] | None = None,
+    start_from: Artefact | None = None,
+    execution: Execution = PLAIN,
 ) -> Trained:
     """Learn from the training assets, stop and calibrate by the validation assets.
 
     until: nothing dated later is seen. validation_from: training ends there and validation begins, so that validation
     is on other assets and on later time; without it the assets alone tell them apart. held_out: assets kept out of
     both, noted in the artefact. name: first part of the version. Thresholds are left to the caller, who has the alert
-    policy. Raises TrainingError when there is nothing to learn from or to stop by.
+    policy. start_from: begin with this model's weights, schema and normaliser (`schema` must be its own) and learn from
+    windows alone that end after it was trained; where none of them makes it better, its weights stay.
+    Every process of `execution.workers` returns the same. Raises TrainingError when there is nothing to learn from or
+    to stop by.
     """
     began = time.monotonic()
     torch.set_num_threads(torch.get_num_threads())  # forecasting.inference leaves MKL at one
-    device = choose_device(settings.device)
+    workers = execution.workers
+    device = workers.device or choose_device(settings.device)
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
     precision = Precision.choose(device, settings.precision)
     log.info("training on %s in %s: %s", device, precision.name, precision.why)
     grid = grid_of(_part(history, train_assets), schema, until=validation_from or until)
@@ -103,7 +103,8 @@ def fit(
             f"the {len(train_assets)} training assets hold no failure after a reading; name failures in events.csv, "
             "train on more assets, or on more time"
         )
-    normaliser = fit_normaliser(grid)
+    eligible = None if start_from is None else _rows_after(grid, labels, start_from)
+    normaliser = fit_normaliser(grid) if start_from is None else start_from.normaliser
     base = base_hazard(labels)
     features = features_of(grid, normaliser)
     resident = Resident(grid, features, labels, device=device)
@@ -130,8 +131,27 @@ def fit(
         )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        network = HazardTransformer(sizes, base).to(device)
-        best, epochs = _train(network, grid, resident, validation, judged, settings, precision, began, progress)
+        network = HazardTransformer(sizes, base)
+        if start_from is not None:
+            network.load_state_dict(dict(start_from.weights))
+            settings = settings.model_copy(update={"learning_rate": WARM_RATE * settings.learning_rate})
+        snapshots = SnapshotFile(execution.snapshots, settings, fingerprint) if execution.snapshots else None
+        with profiled(execution.profile if workers.leads else None, device) as profile:
+            best, epochs = EpochLoop(
+                network.to(device),
+                grid,
+                resident,
+                validation,
+                judged,
+                settings,
+                precision,
+                workers=workers,
+                began=began,
+                eligible=eligible,
+                progress=execution.progress if workers.leads else None,
+                snapshots=snapshots,
+                profile=profile,
+            ).run()
     calibration = _calibrate(best, validation, validation_labels, judged)
     metrics = {
         "validation_nll": validation_nll(best, validation, judged, precision),
@@ -173,91 +193,15 @@ def fit(
     return Trained(artefact, tuple(epochs), precision, seconds)
 
 
-def _train(
-    network: HazardTransformer,
-    grid: Grid,
-    resident: Resident,
-    validation: Resident,
-    judged: Ints,
-    settings: TrainSection,
-    precision: Precision,
-    began: float,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[HazardTransformer, list[Epoch]]:
-    """Epochs until the validation slice stops improving; the averaged network of the best one."""
-    rng = np.random.default_rng(settings.seed)
-    steps = len(list(batches(grid, settings.batch, np.random.default_rng(settings.seed))))
-    trainer = Trainer(network, settings, precision, len(grid.schema.points), steps * settings.epochs)
-    planned, limit = settings.epochs, began + 60 * settings.max_minutes
-    epochs: list[Epoch] = []
-    stopping = judged[:: max(1, len(judged) // STOPPING_POSITIONS)]
-    best, best_score, best_epoch = copy.deepcopy(trainer.averaged.network), math.inf, 0
-    started = time.monotonic()
-    for number in range(1, planned + 1):
-        if number > planned:
-            break
-        total, positions, told = 0.0, 0, 0.0
-        for batch, ends in enumerate(batches(grid, settings.batch, rng), start=1):
-            loss, counted = trainer.step(resident, ends)
-            total, positions, now = total + loss, positions + counted, time.monotonic()
-            if progress is not None and (now - told > 0.5):
-                share = min((number - 1 + batch / max(batch, steps)) / planned, 1.0)
-                eta = (now - started) * (1 - share) / share
-                last = epochs[-1].validation if epochs else None
-                progress(Progress(number, planned, share, total / max(positions, 1), last, eta))
-                told = now
-            if now > limit:
-                break
-        score = validation_nll(trainer.averaged.network, validation, stopping, precision)
-        if not math.isfinite(score):
-            raise TrainingError("training diverged: the loss is no number; lower train.learning_rate")
-        epochs.append(Epoch(total / max(positions, 1), score))
-        log.info("epoch %d of %d: loss %.4f, validation %.4f", number, planned, epochs[-1].loss, score)
-        if score < best_score:
-            best, best_score, best_epoch = copy.deepcopy(trainer.averaged.network), score, number
-        if number - best_epoch >= settings.patience or time.monotonic() > limit:
-            break
-        planned = _affordable(planned, number, time.monotonic() - started, limit - started)
-        trainer.planned = steps * planned
-    return best, epochs
-
-
-def _affordable(planned: int, done: int, spent: float, allowed: float) -> int:
-    """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
-    fitting = max(done, int(allowed / (spent / done)))
-    if fitting < planned:
-        log.info("%d epochs instead of %d fit into train.max_minutes", fitting, planned)
-    return min(planned, fitting)
-
-
-def batches(grid: Grid, size: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """One epoch: the last rows of windows that tile every asset's life from a random start, in random order.
-
-    Every step of every asset is in a window; the last window of an asset ends with its last row.
-    """
-    context, least = grid.schema.context, (MIN_PATCHES + 1) * grid.schema.patch
-    ends: list[Ints] = []
-    while sum(map(len, ends)) < MIN_STEPS * size:
-        for first, after in zip(grid.offsets[:-1], grid.offsets[1:], strict=True):
-            if after > first:
-                tiles = np.minimum(np.arange(first + rng.integers(context), after + context, context), after - 1)
-                tiles = np.unique(tiles)
-                ends.append(tiles[(tiles - first + 1 >= least) | (tiles == after - 1)])
-    order = rng.permutation(np.concatenate(ends))
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
-
-
-def validation_nll(network: HazardTransformer, resident: Resident, ends: Ints, precision: Precision) -> float:
-    """Mean censored negative log-likelihood in nats at the ends of these windows, each with its whole context."""
-    total = torch.zeros((), dtype=torch.float64)
-    with torch.inference_mode():
-        for begin in range(0, len(ends), 256):
-            part = ends[begin : begin + 256]
-            with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
-                outlook = network(resident.windows(part), last=True)
-            total += censored_nll(outlook.logits[:, 0], resident.targets(part).last()).sum().double().cpu()
-    return float(total) / len(ends)
+def _rows_after(grid: Grid, labels: Labels, model: Artefact) -> Ints:
+    """Rows later than what `model` has seen. Raises TrainingError where these hold no failure."""
+    rows = np.flatnonzero(grid.times_us > to_us(model.trained_until))
+    if not (labels.event_bin[rows] >= 0).any():
+        raise TrainingError(
+            f"since {model.trained_until:%Y-%m-%d %H:%M}Z, up to which {model.name} was trained, no failure has come: "
+            "there is nothing new to learn; wait, or train anew"
+        )
+    return rows
 
 
 def base_hazard(labels: Labels) -> np.ndarray:

@@ -320,6 +320,12 @@ class TrainSection(Section):
     """Arithmetic of the forward pass; auto takes what the device is made for and says so."""
     device: str = "auto"
     """auto, cpu, or a torch device like cuda:0."""
+    tf32: bool = True
+    """Let fp32 matrix products of a GPU use TF32, which keeps ten bits of the fraction."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network for training; auto does so on a GPU, where it pays."""
+    snapshot: Duration = timedelta(minutes=5)
+    """Between two saves of training's own state, from which it goes on after a crash (pm train --resume)."""
     schedule_features: Literal["off", "coarse", "exact"] = "coarse"
     """How finely time since maintenance is seen: exact age can encode a maintenance plan instead of wear."""
     rul_cap: Annotated[int, Field(ge=1)] = 125

@@ -150,6 +150,7 @@ def _prepare(made: Made, config: Config, console: Console) -> None:
 
 
 def _train(config: Config, records: Records, store: ReadingStore, console: Console) -> None:
+    from forecasting.train import Execution
     from pm import archive, training
     from pm.progress import epoch_lines, training_bar
     from pm.retrain import model_row
@@ -164,7 +165,7 @@ def _train(config: Config, records: Records, store: ReadingStore, console: Conso
             alerts=config.alerts,
             assess=config.assess,
             name=name,
-            progress=report,
+            execution=Execution(progress=report),
         )
     records.add_model(model_row(trained.forecaster.artefact, trained.folder, created_at=START + PAST))
     records.promote(trained.version, at=START + PAST, why="the demo's first model")

@@ -8,8 +8,12 @@ from datetime import UTC, datetime
 
 from pm.config import LogSection
 
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
 
 class JsonLines(logging.Formatter):
+    """Values given as `extra` stand beside the message under their own names."""
+
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -17,9 +21,10 @@ class JsonLines(logging.Formatter):
             "from": record.name,
             "message": record.getMessage(),
         }
+        entry |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry, ensure_ascii=False, default=str)
 
 
 class TextLines(logging.Formatter):

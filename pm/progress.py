@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from forecasting.train import Progress as Training
+    from forecasting.epochs import Progress as Training
 
 
 def _text(told: Training) -> str:
     validation = "" if told.validation is None else f", validation {told.validation:.4f}"
-    return f"epoch {told.epoch}/{told.epochs}, loss {told.loss:.4f}{validation}"
+    return f"epoch {told.epoch}/{told.epochs}, loss {told.loss:.4f}{validation}, {told.rate:.0f} windows/s"
 
 
 @contextmanager

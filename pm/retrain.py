@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from forecasting import predict
 from forecasting.checkpoint import Artefact
+from forecasting.epochs import Progress
 from forecasting.precision import choose_device
-from forecasting.train import Progress
+from forecasting.train import Execution
 from pm.archive import plant_history
 from pm.config import Config
 from pm.judging import Verdict, judge
@@ -32,12 +33,14 @@ def retrain_once(
     records: Records,
     config: Config,
     shuffle_labels: bool = False,
+    warm: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verdict:
     """Train a challenger on the store's history as of `at`, judge it, and promote it or keep it out.
 
     The challenger learns from `retrain.history` up to `retrain.judge` before `at`; both are judged on what came after
-    that and after whatever the champion saw. A challenger that was trained is on record whatever the verdict.
+    that and after whatever the champion saw. warm: the challenger goes on from the champion's weights, and learns from
+    what came since alone; quick enough for every hour. A challenger that was trained is on record whatever the verdict.
     Raises TrainingError when the history cannot be learned from, ModelError when the champion cannot be loaded, and
     what store and records raise.
     """
@@ -57,7 +60,8 @@ def retrain_once(
         until=learn_until,
         name=name,
         shuffle_labels=shuffle_labels,
-        progress=progress,
+        start_from=champion.artefact if warm and champion is not None else None,
+        execution=Execution(progress=progress),
     )
     records.add_model(model_row(trained.forecaster.artefact, trained.folder, created_at=at))
     start = learn_until if champion is None else max(learn_until, champion.artefact.trained_until)

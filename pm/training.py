@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,8 +19,8 @@ from forecasting.checkpoint import Artefact
 from forecasting.metrics import average_precision, outcomes
 from forecasting.precision import choose_device
 from forecasting.predict import ForecastTable, TransformerForecaster
-from forecasting.split import Split, split_assets, validation_start
-from forecasting.train import Progress, fit
+from forecasting.split import Split, split_assets, validation_start, with_new_assets
+from forecasting.train import PLAIN, Execution, fit
 from forecasting.windows import schema_of
 from pm.budget import Threshold, thresholds
 from pm.config import AlertsSection, AssessSection, TrainSection
@@ -74,14 +74,16 @@ def train(
     budgets: Sequence[float] = BUDGETS,
     name: str = "model",
     shuffle_labels: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    start_from: Artefact | None = None,
+    execution: Execution = PLAIN,
 ) -> TrainedModel:
     """Train a forecaster on `history` and save it as the folder `out`, which must not exist yet.
 
     split: assets to train, validate and hold out; dealt by `settings` when None. until: nothing dated later is seen.
     budgets: alert budgets to find thresholds for, beside the one of `alerts`. name: first part of the version.
     shuffle_labels: give the failures to other assets at other times first. Such a model has nothing to learn from;
-    it is the control that shows that judging refuses it.
+    it is the control that shows that judging refuses it. start_from: go on from this model with what came since.
+    execution: processes that train together, and the like; those that do not lead find no thresholds and save nothing.
     Raises TrainingError when there is nothing to learn from, ModelError when `out` exists.
     """
     settings, alerts, assess = settings or TrainSection(), alerts or AlertsSection(), assess or AssessSection()
@@ -97,6 +99,8 @@ def train(
         )
     if shuffle_labels:
         history = with_shuffled_failures(history, np.random.default_rng(settings.seed))
+    if start_from is not None:
+        split = split or with_new_assets(start_from.split, history)
     split = split or split_assets(history, settings.hold_out, settings.validation, settings.seed)
     learned_from = history.only([*split.train, *split.validation])
     validation_from = validation_start(history, split.validation)
@@ -112,27 +116,30 @@ def train(
         history,
         split.train,
         split.validation,
-        schema_of(learned_from, settings),
+        schema_of(learned_from, settings) if start_from is None else start_from.schema,
         settings,
         until=until,
         validation_from=validation_from,
         held_out=split.held_out,
         name=name,
         fingerprint=fingerprint(history),
-        progress=progress,
+        start_from=start_from,
+        execution=execution,
     )
-    device = str(choose_device(settings.device))
-    forecaster = TransformerForecaster(fitted.artefact, device=device)
-    validating = history.only(split.validation)
-    table = forecaster.forecast_grid(validating, start=validation_from)
-    found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
-    artefact = replace(
-        fitted.artefact,
-        thresholds={budget: threshold.value for budget, threshold in found.items()},
-        metrics={**fitted.artefact.metrics, **_scores(table, validating), **_threshold_facts(found)},
-    )
-    version = checkpoint.save(artefact, out)
-    log.info("saved %s in %s", version, out)
+    device = str(execution.workers.device or choose_device(settings.device))
+    artefact = fitted.artefact
+    found: dict[float, Threshold] = {}
+    if execution.workers.leads:
+        table = TransformerForecaster(artefact, device=device).forecast_grid(
+            validating := history.only(split.validation), start=validation_from
+        )
+        found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
+        artefact = replace(
+            artefact,
+            thresholds={budget: threshold.value for budget, threshold in found.items()},
+            metrics={**artefact.metrics, **_scores(table, validating), **_threshold_facts(found)},
+        )
+        log.info("saved %s in %s", checkpoint.save(artefact, out), out)
     return TrainedModel(
         forecaster=TransformerForecaster(artefact, device=device),
         folder=out,

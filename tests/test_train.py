@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from forecasting.batches import Resident
+from forecasting.epochs import Progress, batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
-from forecasting.train import Progress, base_hazard, batches, failures_in, fit
+from forecasting.train import Execution, base_hazard, failures_in, fit
 from forecasting.trainer import Trainer, hide_points, rate_at
 from forecasting.windows import grid_of, schema_of
 from pm.errors import TrainingError
@@ -131,7 +132,7 @@ def test_hidden_points_lose_value_and_presence_together(plant):
 
 def test_progress_is_told(plant):
     told: list[Progress] = []
-    trained(plant, progress=told.append)
+    trained(plant, execution=Execution(progress=told.append))
     assert told
     assert all(0 < p.fraction <= 1 and p.eta_seconds >= 0 and p.epochs == 2 for p in told)
     assert told[-1].epoch == 2

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from forecasting.predict import TransformerForecaster
+    from forecasting.workers import Workers
+    from pm import training
     from pm.config import Config
     from pm.domain import History, Recording
 
@@ -75,6 +77,9 @@ ASSETS_HELP = "held-out (assets that the model never saw; all when it saw none o
 @click.option("--seed", type=int, help="Seed of the split, the initial weights and the batches.")
 @click.option("--until", type=Moment(), help="Learn from nothing dated later.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so long at most.")
+@click.option("--warm-start", type=EXISTING_FOLDER, help="Go on from this model, with what came since alone.")
+@click.option("--resume", is_flag=True, help="Go on from where a training into the same folder was cut off.")
+@click.option("--profile", type=FOLDER, help="Write a trace and a memory timeline of training into this folder.")
 @click.option("--shuffle-labels", is_flag=True, help="Negative control: give the failures to other assets and times.")
 @config_option
 @json_option
@@ -86,6 +91,9 @@ def train(
     seed: int | None,
     until: datetime | None,
     max_minutes: float | None,
+    warm_start: Path | None,
+    resume: bool,
+    profile: Path | None,
     shuffle_labels: bool,
     config_path: Path | None,
     as_json: bool,
@@ -93,11 +101,15 @@ def train(
     """Train a forecaster, from the store when no recording is named.
 
     A model trained from the store is registered, and becomes champion when there is none. The options override the
-    section [train] of the configuration; PM_TRAIN__WIDTH and the like do so for every key of it.
+    section [train] of the configuration; PM_TRAIN__WIDTH and the like do so for every key of it. Under torchrun
+    several processes train together, one for each GPU.
 
     \b
     Example: pm train --recording recordings/azure-pdm --hold-out 0.3 --out models/azure
+             torchrun --nproc-per-node 2 -m pm.cli train --recording recordings/azure-pdm --out models/azure
     """
+    from forecasting import workers
+    from forecasting.train import Execution
     from pm import archive, config, edges, training
     from pm.retrain import model_row
 
@@ -110,9 +122,14 @@ def train(
     name = out.name if out is not None else f"{now:%Y%m%dT%H%M%SZ}"
     folder = out or configuration.models.dir / name
 
-    def learn(history: History) -> training.TrainedModel:
+    state = folder.with_name(f".{folder.name}.training")
+    if not resume:
+        state.unlink(missing_ok=True)
+    start_from = edges.load_folder(warm_start).artefact if warm_start is not None else None
+
+    def learn(history: History, team: Workers) -> training.TrainedModel:
         with training_progress() as report:
-            return training.train(
+            trained = training.train(
                 history,
                 out=folder,
                 settings=settings,
@@ -121,23 +138,31 @@ def train(
                 until=until,
                 name=name,
                 shuffle_labels=shuffle_labels,
-                progress=report,
+                start_from=start_from,
+                execution=Execution(progress=report, workers=team, snapshots=state, profile=profile),
             )
+        if team.leads:
+            state.unlink(missing_ok=True)
+        return trained
 
-    if recordings_:
-        from connectors import recordings
+    with workers.joined(settings.device) as team:
+        if recordings_:
+            from connectors import recordings
 
-        trained = learn(archive.merged([recordings.read(path).history for path in recordings_]))
-    else:
-        with opened_records(configuration) as records:
-            store = edges.open_store(configuration)
-            try:
-                trained = learn(archive.plant_history(store, records, configuration.plant.interval))
-            finally:
-                store.close()
-            records.add_model(model_row(trained.forecaster.artefact, folder, created_at=now))
-            if records.champion() is None and not shuffle_labels:
-                records.promote(trained.version, at=now, why="the first model")
+            trained = learn(archive.merged([recordings.read(path).history for path in recordings_]), team)
+        else:
+            with opened_records(configuration) as records:
+                store = edges.open_store(configuration)
+                try:
+                    trained = learn(archive.plant_history(store, records, configuration.plant.interval), team)
+                finally:
+                    store.close()
+                if team.leads:
+                    records.add_model(model_row(trained.forecaster.artefact, folder, created_at=now))
+                    if records.champion() is None and not shuffle_labels:
+                        records.promote(trained.version, at=now, why="the first model")
+        if not team.leads:
+            return
     told = training.facts(trained.forecaster.artefact)
     summary = {"model": trained.version, "folder": str(folder), "seconds": round(trained.seconds, 1)} | told
     click.echo(json.dumps(summary, indent=1) if as_json else _trained_text(summary))

@@ -119,10 +119,13 @@ def rollback_model(config_path: Path | None) -> None:
 @click.command()
 @click.option("--at", type=Moment(), default="now", show_default=True, help="Plant time that counts as now.")
 @click.option("--shuffle-labels", is_flag=True, help="Negative control: the challenger learns from shuffled failures.")
+@click.option("--warm", is_flag=True, help="Go on from the champion, with what came since it was trained alone.")
 @click.option("--quiet", is_flag=True, help="No progress; the service asks for that.")
 @config_option
 @json_option
-def retrain(at: datetime | str, shuffle_labels: bool, quiet: bool, config_path: Path | None, as_json: bool) -> None:
+def retrain(
+    at: datetime | str, shuffle_labels: bool, warm: bool, quiet: bool, config_path: Path | None, as_json: bool
+) -> None:
     """Train a challenger on the store's history, judge it beside the champion, promote it if it is better.
 
     The service starts this by itself, as retrain.cron says.
@@ -146,6 +149,7 @@ def retrain(at: datetime | str, shuffle_labels: bool, quiet: bool, config_path: 
                     records=records,
                     config=configuration,
                     shuffle_labels=shuffle_labels,
+                    warm=warm,
                     progress=report,
                 )
         finally:

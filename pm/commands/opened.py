@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from forecasting.train import Progress
+    from forecasting.epochs import Progress
     from pm.config import Config
     from pm.records import Records
 

@@ -1,0 +1,286 @@
+"""How training is carried out: cut off and gone on, in parts, by several processes, from a model, under a profile."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from connectors import recordings
+from forecasting import checkpoint
+from forecasting.batches import Resident
+from forecasting.epochs import batches
+from forecasting.features import features_of, fit_normaliser
+from forecasting.labels import labels_of
+from forecasting.precision import Precision
+from forecasting.resume import SnapshotFile
+from forecasting.split import Split, with_new_assets
+from forecasting.train import Execution, fit
+from forecasting.trainer import Trainer
+from forecasting.windows import grid_of, schema_of
+from forecasting.workers import ALONE, Workers
+from pm.domain import Recording
+from pm.errors import TrainingError
+from tests.forecasting_cases import START, TINY, worn_plant
+
+TRAIN, VALIDATION = ("pump-0", "pump-1", "pump-2", "pump-3"), ("pump-4", "pump-5")
+STILL = TINY.model_copy(update={"point_dropout": 0.0, "epochs": 3, "snapshot": timedelta(0)})
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def plant():
+    return worn_plant()
+
+
+@pytest.fixture(scope="module")
+def recording(plant, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plant") / "worn"
+    events = plant.events.drop_duplicates(ignore_index=True)
+    plant = replace(plant, events=events)
+    recordings.write(Recording("worn", "1h", "a test's plant", "made", "CC0", plant), folder)
+    return folder
+
+
+def trained(plant, settings=STILL, **options):
+    return fit(plant, TRAIN, VALIDATION, schema_of(plant, settings), settings, **options).artefact
+
+
+def command(recording: Path, out: Path, *options: str) -> list[str]:
+    return ["-m", "pm.cli", "train", "--recording", str(recording), "--out", str(out), "--json", *options]
+
+
+def environment(**settings: object) -> dict[str, str]:
+    wanted = STILL.model_dump(mode="json") | {"snapshot": "1h"} | settings
+    given = {key.upper(): str(value) for key, value in wanted.items()}
+    return os.environ | {f"PM_TRAIN__{key}": value for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
+
+
+def run(arguments: list[str], **settings: object) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment(**settings), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class CutOff(Exception):
+    pass
+
+
+SHAKEN = STILL.model_copy(update={"dropout": 0.2, "point_dropout": 0.2})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(plant):
+    """What training without a break gives, and its optimiser steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        counted = count_steps(patch)
+        return trained(plant, SHAKEN), len(counted)
+
+
+def count_steps(monkeypatch, most: int | None = None) -> list[int]:
+    """A list that grows with every optimiser step; the one after `most` is cut off."""
+    real, counted = Trainer.step, []
+
+    def step(self, *args):
+        if len(counted) == most:
+            raise CutOff
+        counted.append(len(counted))
+        return real(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    return counted
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 1 / 3, 0.9])
+def test_training_that_was_cut_off_ends_in_the_same_bits(plant, uninterrupted, tmp_path, monkeypatch, share):
+    whole, steps = uninterrupted
+    at, execution = round(share * steps), Execution(snapshots=tmp_path / "state")
+    with monkeypatch.context() as patch:
+        count_steps(patch, at)
+        with pytest.raises(CutOff):
+            trained(plant, SHAKEN, execution=execution)
+    rest = count_steps(monkeypatch)
+    assert trained(plant, SHAKEN, execution=execution).version == whole.version
+    assert len(rest) == steps - at  # what was done is not done again
+
+
+def test_a_killed_training_command_goes_on(recording, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(command(recording, whole), epochs=4)
+    state = tmp_path / ".cut.training"
+    arguments = [sys.executable, *command(recording, cut)]
+    process = subprocess.Popen(arguments, env=environment(epochs=4), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not state.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not cut.exists()
+    run(command(recording, cut, "--resume"), epochs=4)
+    weights = [(folder / checkpoint.WEIGHTS).read_bytes() for folder in (whole, cut)]
+    assert weights[0] == weights[1]
+    assert not state.exists()
+
+
+def test_a_state_of_another_training_is_refused(plant, tmp_path):
+    state = tmp_path / "state"
+    trained(plant, execution=Execution(snapshots=state))
+    other = STILL.model_copy(update={"width": 24})
+    with pytest.raises(TrainingError, match="other settings"):
+        trained(plant, other, execution=Execution(snapshots=state))
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="damaged"):
+        trained(plant, execution=Execution(snapshots=state))
+
+
+def test_a_state_is_kept_whole_or_not_at_all(tmp_path):
+    file = SnapshotFile(tmp_path / "no" / "state", STILL, "x")
+    assert file.load() is None
+    (tmp_path / "no").write_text("a file where the folder should be")
+    from forecasting.resume import Snapshot
+
+    with pytest.raises(TrainingError, match="cannot be written"):
+        file.save(Snapshot({"a": torch.zeros(1)}, {}))
+
+
+def test_two_processes_equal_one_within_rounding(recording, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(command(recording, one), batch=15)  # not divisible by two: no window is counted twice
+    run(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(recording, two)], batch=15)
+    alone, together = checkpoint.load(one), checkpoint.load(two)
+    assert alone.metrics["epochs"] == together.metrics["epochs"] == 3
+    for name, tensor in alone.weights.items():
+        torch.testing.assert_close(together.weights[name], tensor, atol=2e-4, rtol=2e-3, msg=name)
+    assert together.metrics["validation_nll"] == pytest.approx(alone.metrics["validation_nll"], abs=1e-4)
+
+
+def test_the_shares_of_the_processes_are_the_batch_once():
+    ends = np.arange(17)
+    shares = [Workers(rank, 4).share(ends) for rank in range(4)]
+    assert sorted(np.concatenate(shares).tolist()) == ends.tolist()
+    assert ALONE.share(ends) is not None and ALONE.leads and ALONE.most(3) == 3
+
+
+@pytest.fixture
+def small(plant):
+    grid = grid_of(plant, schema_of(plant, TINY))
+    features, labels = features_of(grid, fit_normaliser(grid)), labels_of(grid)
+    return grid, features, labels
+
+
+def test_a_batch_that_memory_cannot_take_is_cut_into_parts(plant, small, monkeypatch):
+    grid, features, labels = small
+    resident = Resident(grid, features, labels)
+    ends = next(batches(grid, 16, np.random.default_rng(0)))
+    weights, parts = [], []
+    start = trained(plant, STILL.model_copy(update={"epochs": 1}))
+    for most in (16, 5):
+        torch.manual_seed(0)
+        from forecasting.model import HazardTransformer
+
+        network = HazardTransformer(start.architecture)
+        real = network.forward
+
+        def forward(windows, last=False, real=real, most=most):
+            if len(windows) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(windows, last)
+
+        monkeypatch.setattr(network, "forward", forward)
+        trainer = Trainer(network, STILL, Precision("fp32", "test"), len(grid.schema.points), 10)
+        trainer.step(resident, ends)
+        parts.append(trainer.parts)
+        weights.append(torch.cat([p.flatten() for p in network.parameters()]).detach())
+    assert parts == [1, 4]
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
+
+
+def test_memory_for_not_even_one_window_is_told(plant, small, monkeypatch):
+    grid, features, labels = small
+    start = trained(plant, STILL.model_copy(update={"epochs": 1}))
+    from forecasting.model import HazardTransformer
+
+    network = HazardTransformer(start.architecture)
+
+    def forward(windows, last=False):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(network, "forward", forward)
+    trainer = Trainer(network, STILL, Precision("fp32", "test"), len(grid.schema.points), 10)
+    with pytest.raises(TrainingError, match="single window"):
+        trainer.step(Resident(grid, features, labels), np.arange(40, 44))
+
+
+def test_a_warm_start_learns_from_what_is_new_and_never_gets_worse(plant):
+    until = START + timedelta(days=25)
+    settings = STILL.model_copy(update={"epochs": 6, "learning_rate": 1e-2})
+    before = trained(plant, settings.model_copy(update={"epochs": 1, "learning_rate": 1e-3}), until=until)
+    after = fit(plant, TRAIN, VALIDATION, before.schema, settings, start_from=before).artefact
+    assert after.trained_until > before.trained_until
+    assert after.normaliser is before.normaliser
+    assert any(not torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
+    # A rate that can only do harm: then the weights stay as they were.
+    harmful = settings.model_copy(update={"learning_rate": 10.0, "epochs": 1})
+    kept = fit(plant, TRAIN, VALIDATION, after.schema, harmful, start_from=replace(after, trained_until=until)).artefact
+    assert all(torch.equal(kept.weights[name], after.weights[name]) for name in after.weights)
+
+
+def test_a_warm_start_without_anything_new_says_so(plant):
+    before = trained(plant)
+    with pytest.raises(TrainingError, match="nothing new"):
+        fit(plant, TRAIN, VALIDATION, before.schema, STILL, start_from=before)
+
+
+def test_new_assets_train(plant):
+    old = Split(("pump-0", "gone"), ("pump-1",), ("pump-2",))
+    assert with_new_assets(old, plant) == Split(("pump-0", "pump-3", "pump-4", "pump-5"), ("pump-1",), ("pump-2",))
+
+
+def test_the_profile_has_ranges_and_memory(recording, tmp_path):
+    folder = tmp_path / "profile"
+    run(command(recording, tmp_path / "model", "--profile", str(folder)), epochs=1)
+    names = {event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]}
+    assert {"gather", "forward", "loss", "backward", "optimiser"} <= names
+    rows = list(csv.DictReader((folder / "memory.csv").open()))
+    assert len(rows) >= 32
+    assert int(rows[-1]["process_peak_bytes"]) > 1e7
+    assert "backward" in (folder / "ranges.txt").read_text()
+
+
+def test_a_compiled_network_learns_the_same(plant, monkeypatch):
+    # The whole of torch.compile but the C++ compiler, which takes minutes on a processor.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    settings = STILL.model_copy(update={"epochs": 1})
+    plain, compiled = trained(plant, settings), trained(plant, settings.model_copy(update={"compile": "on"}))
+    for name, tensor in plain.weights.items():
+        torch.testing.assert_close(compiled.weights[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_training_of_a_changed_history_is_another(plant, tmp_path):
+    state = tmp_path / "state"
+    trained(plant, execution=Execution(snapshots=state), fingerprint="a")
+    shorter = replace(plant, readings=plant.readings.iloc[:-50].reset_index(drop=True))
+    with pytest.raises(TrainingError, match="other data"):
+        trained(shorter, execution=Execution(snapshots=state), fingerprint="b")
