@@ -31,7 +31,12 @@ def literal(text: str) -> str:
 
 def between(start_us: int, end_us: int) -> str:
     """The condition start < time <= end; whole nanoseconds are the one unit that every version reads alike."""
-    return f"time > {start_us * 1000} AND time <= {end_us * 1000}"
+    return between_ns(start_us * 1000, end_us * 1000)
+
+
+def between_ns(start_ns: int, end_ns: int) -> str:
+    """The condition start < time <= end of nanoseconds."""
+    return f"time > {start_ns} AND time <= {end_ns}"
 
 
 def among(assets: Sequence[str] | None) -> str:

@@ -13,6 +13,7 @@ from pm.domain import Event
 
 READINGS = "readings"
 EVENTS = "events"
+CONFLICTS = "conflicts"
 
 _KEY_ESCAPES = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
 _TEXT_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\"})
@@ -25,6 +26,12 @@ def reading_lines(batch: Batch) -> Iterator[str]:
     for asset, time, row in zip(batch.asset_of.tolist(), batch.times.tolist(), batch.values.tolist(), strict=True):
         read = ",".join([f"{field}{value!r}" for field, value in zip(fields, row, strict=True) if value == value])
         yield f"{series[asset]}{read or EMPTY_MARKER + '=1'} {time}"
+
+
+def conflict_line(asset: str, time_ns: int, point: str, value: float) -> str:
+    """One value that stands beside a greater one, at its time and nanosecond."""
+    tag, field = asset.translate(_KEY_ESCAPES), point.translate(_KEY_ESCAPES)
+    return f"{CONFLICTS},asset={tag} {field}={value!r} {time_ns}"
 
 
 def event_lines(events: Iterable[Event]) -> Iterator[str]:

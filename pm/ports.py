@@ -63,8 +63,12 @@ class ReadingStore(Protocol):
     def counts(self) -> Mapping[str, int]:
         """`{"readings": rows, "events": rows}`, for reports and doctors."""
 
+    def conflicts(self) -> pd.DataFrame:
+        """Values that came beside a greater one of their asset, point and time: columns `time`, `asset`, `point`,
+        `value`, sorted in that order."""
+
     def delete_assets(self, assets: Sequence[str]) -> None:
-        """Remove these assets' readings and events (an import that failed half-way takes itself back)."""
+        """Remove these assets' readings, events and conflicts (an import that failed half-way takes itself back)."""
 
     def close(self) -> None: ...
 

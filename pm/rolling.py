@@ -160,6 +160,9 @@ class RollingStore:
     def counts(self) -> Mapping[str, int]:
         return self._store.counts()
 
+    def conflicts(self) -> pd.DataFrame:
+        return self._store.conflicts()
+
     def delete_assets(self, assets: Sequence[str]) -> None:
         self._store.delete_assets(assets)
         self._forget()

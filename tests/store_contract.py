@@ -268,6 +268,43 @@ class StoreContract:
         store.write([reading("a", 1, x=float("nan"), y=2.0)])
         assert content(everything(store)[0]) == {("a", at(1)): {"x": 1.0, "y": 2.0}}
 
+    @pytest.mark.parametrize("together", [True, False], ids=["one batch", "batch by batch"])
+    def test_of_two_values_the_greater_is_read_and_the_other_kept_whatever_the_order(
+        self, store: ReadingStore, together: bool
+    ) -> None:
+        for hour, order in enumerate(permutations([1.5, -2.0, 3.0])):
+            rows = [reading("a", hour, x=value, y=0.5) for value in order]
+            for batch in [rows] if together else [[row] for row in rows]:
+                store.write(batch)
+            store.write(rows[::-1])
+        store.write([reading("b", 1, x=1.0)])
+        assert content(everything(store)[0]) == {
+            **{("a", at(hour)): {"x": 3.0, "y": 0.5} for hour in range(6)},
+            ("b", at(1)): {"x": 1.0},
+        }
+        conflicts = store.conflicts()
+        assert str(conflicts["time"].dtype) == "datetime64[us, UTC]"
+        assert list(conflicts.itertuples(index=False, name=None)) == [
+            (at(hour), "a", "x", value) for hour in range(6) for value in (-2.0, 1.5)
+        ]
+        assert store.counts()["readings"] == 7
+        store.delete_assets(["a"])
+        assert len(store.conflicts()) == 0
+        assert list(store.conflicts().columns) == ["time", "asset", "point", "value"]
+
+    def test_late_readings_join_those_that_are_stored(self, store: ReadingStore) -> None:
+        """Readings far apart in one batch, behind what the store has and before, some of them once more."""
+        store.write([reading("a", hour, x=float(hour)) for hour in range(0, 2000, 50)], [event("a", 3, "error", "e")])
+        late = [reading("a", hour, x=float(hour), y=1.0) for hour in (1950, 700, 701, 50, 2100, 3)]
+        store.write([*late, reading("b", 700, x=2.0)])
+        expected = {("a", at(hour)): {"x": float(hour)} for hour in range(0, 2000, 50)}
+        expected |= {
+            (row.asset, at(hour)): dict(row.values)
+            for row, hour in zip(late, (1950, 700, 701, 50, 2100, 3), strict=True)
+        }
+        assert content(everything(store)[0]) == {**expected, ("b", at(700)): {"x": 2.0}}
+        assert len(store.conflicts()) == 0
+
     def test_history_is_the_same_written_row_by_row(self, store: ReadingStore) -> None:
         generator = np.random.default_rng(1)
         values = generator.normal(size=(300, 4))

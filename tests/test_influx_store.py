@@ -11,6 +11,7 @@ import pytest
 
 from connectors.batches import from_readings
 from connectors.influx import InfluxStore
+from connectors.influx_conflicts import SLOTS
 from connectors.influxql import parse_readings, parse_rows, parse_times, tag_value
 from connectors.line_protocol import bodies, event_lines, reading_lines
 from pm.errors import StoreError, StoreUnavailable
@@ -35,6 +36,11 @@ def store(server: InfluxServer) -> Iterator[InfluxStore]:
     store.close()
 
 
+def _lines(store: InfluxStore, *lines: str) -> None:
+    """What another program writes into the same database."""
+    store._connection.write(store._bucket, "\n".join(lines).encode(), "us")
+
+
 class TestInfluxStore(StoreContract):
     @pytest.fixture
     def store(self, store: InfluxStore) -> InfluxStore:
@@ -49,34 +55,80 @@ def test_two_stores_see_the_same_rows_and_every_number_is_a_float(server: Influx
     other.close()
 
 
-def test_a_later_value_overwrites(store: InfluxStore) -> None:
-    """InfluxDB's own way, which docs/stores.md tells: the embedded store keeps both."""
-    store.write([reading("a", 1, x=5.0), reading("a", 1, x=4.0)])
-    store.write([reading("a", 2, x=4.0)])
-    store.write([reading("a", 2, x=5.0)])
-    assert list(store.readings(at(0), at(9))["x"]) == [4.0, 5.0]
+def test_another_process_that_starts_later_reads_before_it_writes(server: InfluxServer, store: InfluxStore) -> None:
+    store.write([reading("a", hour, x=5.0) for hour in range(4)])
+    later = InfluxStore(url=server.url, bucket=store._bucket)
+    later.write([reading("a", 1, x=4.0), reading("a", 2, x=6.0), reading("a", 9, x=1.0)])
+    assert list(later.readings(at(-1), at(9))["x"]) == [5.0, 5.0, 6.0, 5.0, 1.0]
+    assert list(store.conflicts()["value"]) == [4.0, 5.0]
+    later.close()
+
+
+def test_in_order_nothing_is_read_back(store: InfluxStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write([reading("a", 1, x=1.0), reading("b", 1, x=1.0)])
+    monkeypatch.setattr(store, "_ask", lambda *_, **__: pytest.fail("a question was put"))
+    store.write([reading("a", 2, x=1.0), reading("b", 2, x=1.0)])
+    store.write([reading("a", 3, x=2.0)], [event("a", 1, "error", "e")])
+
+
+def test_several_writers_read_before_every_write(server: InfluxServer, store: InfluxStore) -> None:
+    others = [InfluxStore(url=server.url, bucket=store._bucket, only_writer=False) for _ in range(2)]
+    for hour in range(3):
+        others[0].write([reading("a", hour, x=1.0)])
+        others[1].write([reading("a", hour, x=float(hour))])
+    assert list(store.readings(at(-1), at(9))["x"]) == [1.0, 1.0, 2.0]
+    assert list(store.conflicts()["value"]) == [0.0, 1.0]
+    for other in others:
+        other.close()
+
+
+def test_a_server_that_went_away_in_between_overwrites_nothing(server: InfluxServer, store: InfluxStore) -> None:
+    """A write that failed may have stored its lines, so the rows after it count as late."""
+    store.write([reading("a", 1, x=1.0)])
+    server.stop()
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.write([reading("a", 2, x=7.0)])
+    finally:
+        server.restart()
+    other = InfluxStore(url=server.url, bucket=store._bucket)
+    other.write([reading("a", 2, x=7.0)])  # as if the first had come through and only its answer was lost
+    other.close()
+    store.write([reading("a", 2, x=3.0)])
+    assert list(store.readings(at(0), at(9))["x"]) == [1.0, 7.0]
+    assert list(store.conflicts()["value"]) == [3.0]
+
+
+def test_more_conflicts_than_nanoseconds_are_refused(store: InfluxStore) -> None:
+    store.write([reading("a", 1, x=9999.0)])
+    kept = [f"conflicts,asset=a x={value} {us(1) * 1000 + value}" for value in range(SLOTS - 1)]
+    store._connection.write(store._bucket, "\n".join(kept).encode(), "ns")
+    store.write([reading("a", 1, x=-1.0), reading("a", 1, x=5.0)])
+    assert list(store.conflicts()["value"]) == [-1.0, *range(SLOTS - 1)]
+    with pytest.raises(StoreError, match="more than 1000 different values"):
+        store.write([reading("a", 1, x=-2.0)])
+    store.write([reading("a", 1, x=-1.0), reading("a", 1, x=5.0)])
+
+
+def test_rows_that_further_tags_set_apart_are_one(store: InfluxStore) -> None:
+    store.write([reading("a", 1, x=1.0), reading("b", 1, x=1.0)])
+    _lines(store, f"readings,asset=a,line=3 x=0.5,y=2 {us(1)}", f"readings,asset=a,line=4 z=3 {us(1)}")
+    assert content(store.readings(at(0), at(9))) == {
+        ("a", at(1)): {"x": 1.0, "y": 2.0, "z": 3.0},
+        ("b", at(1)): {"x": 1.0},
+    }
+    assert store.counts()["readings"] == 2
 
 
 def test_fields_of_others_do_no_harm(store: InfluxStore) -> None:
     store.write([reading("a", 1, x=1.0)])
-    store._post(
-        f'readings,asset=a,line=3 note="text",x=2,running=true {us(2)}\nreadings,asset=b count=3i {us(2)}'.encode()
-    )
+    _lines(store, f'readings,asset=a,line=3 note="text",x=2,running=true {us(2)}', f"readings,asset=b count=3i {us(2)}")
     assert store.points() == ("count", "x")
     assert content(store.readings(at(0), at(9))) == {
         ("a", at(1)): {"x": 1.0},
         ("a", at(2)): {"x": 2.0},
         ("b", at(2)): {"count": 3.0},
     }
-
-
-def test_a_field_of_another_type_is_refused_and_the_good_lines_are_stored(store: InfluxStore) -> None:
-    store.write([reading("first", 1, y=1.0)])
-    store._post(f"readings,asset=a x=1i {us(1)}".encode())
-    with pytest.raises(StoreError, match="field type conflict") as caught:
-        store.write([reading("a", 1, x=1.0), reading("b", 1, y=2.0)])
-    assert not caught.value.retryable
-    assert content(store.readings(at(0), at(9), ["b"])) == {("b", at(1)): {"y": 2.0}}
 
 
 def test_a_query_that_csv_would_hide_is_told(store: InfluxStore) -> None:
