@@ -52,6 +52,14 @@ def duration_text(value: timedelta) -> str:
     return f"{seconds}s"
 
 
+def _lasting(value: object) -> timedelta | None:
+    return None if value is None or value == "forever" else _duration(value)
+
+
+def _lasting_text(value: timedelta | None) -> str:
+    return "forever" if value is None else duration_text(value)
+
+
 def _cron(value: str) -> str:
     from apscheduler.triggers.cron import CronTrigger
 
@@ -71,6 +79,8 @@ def _timezone(value: str) -> str:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text)]
+Lasting = Annotated[timedelta | None, BeforeValidator(_lasting), PlainSerializer(_lasting_text)]
+"""A duration, or "forever"."""
 Cron = Annotated[str, AfterValidator(_cron)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 TcpPort = Annotated[int, Field(ge=0, le=65535)]
@@ -144,6 +154,8 @@ class StoreSection(Section):
     """Certificate authority that signed the server's certificate; empty for the system's authorities."""
     timeout: Duration = timedelta(seconds=30)
     """How long a request may take."""
+    retention: Lasting = None
+    """How long readings are kept, as "400d", or "forever". InfluxDB: told when pm makes the database, and only then."""
 
 
 class BrokerSection(Section):

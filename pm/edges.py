@@ -37,6 +37,8 @@ def open_store(config: Config) -> ReadingStore:
             verify_tls=section.verify_tls,
             ca_file=section.ca_file,
             timeout=section.timeout,
+            retention=section.retention,
+            only_writer=not any(broker.share for broker in (config.mqtt, *config.mqtt.more)),
         )
     from connectors.embedded import EmbeddedStore
 

@@ -128,3 +128,11 @@ def test_further_brokers_have_a_table_each(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             config.load(write(tmp_path, f'[mqtt]\nhost = "one.example"\n[[mqtt.more]]\n{tables}\n'), {})
         assert mend in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [('"forever"', None), ('"400d"', timedelta(days=400)), ('"90d"', timedelta(days=90))]
+)
+def test_readings_are_kept_for_a_time_or_for_ever(tmp_path: Path, text: str, value: timedelta | None) -> None:
+    assert config.load(write(tmp_path, f"[store]\nretention = {text}"), {}).store.retention == value
+    assert 'retention = "forever"' in config.sample()
