@@ -377,6 +377,8 @@ class RetrainSection(Section):
     """Failures that the judging window must hold; with fewer the champion stays."""
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.9
     """Bootstrap confidence over assets that the challenger is better, needed to promote it."""
+    warm: bool = False
+    """The challenger goes on from the champion's weights with what came since, which takes seconds: for frequent runs."""
 
 
 class DashboardSection(Section):

@@ -149,7 +149,7 @@ def retrain(
                     records=records,
                     config=configuration,
                     shuffle_labels=shuffle_labels,
-                    warm=warm,
+                    warm=warm or configuration.retrain.warm,
                     progress=report,
                 )
         finally:
