@@ -14,9 +14,9 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from forecasting.features import Features, Normaliser, features_of, fit_normaliser
+from forecasting.features import Normaliser, features_of, fit_normaliser
 from forecasting.metrics import UNKNOWN, Outcomes, outcomes
-from forecasting.summaries import LIFE, STATISTICS, summarise
+from forecasting.summaries import LIFE, summarise
 from forecasting.windows import FeatureSchema, Grid, grid_of
 from pm.domain import REPORTED_HOURS, History
 from pm.errors import TrainingError
@@ -143,13 +143,12 @@ class GradientBoosting:
 
     def forecast(self, history: History, assets: Sequence[str], time_us: Ints) -> BaselineForecast:
         grid = training_grid(history, self._schema, sorted(set(assets)), None)
-        features = features_of(grid, self._normaliser)
         rows = rows_at(grid, assets, time_us)
         probability = np.full((rows.size, len(REPORTED_HOURS)), np.nan)
         rul = np.full(rows.size, np.nan)
         known = np.flatnonzero(rows >= 0)
         for part in np.array_split(known, max(1, -(-known.size // _CHUNK))):
-            X = _inputs(grid, features, rows[part])
+            X = _inputs(grid, self._normaliser, rows[part])
             for column, hours in enumerate(REPORTED_HOURS):
                 probability[part, column] = _answers(self._trees[hours], X)
             rul[part] = np.clip(_answers(self._life, X), 0.0, self._schema.rul_cap)
@@ -165,7 +164,7 @@ class _Sample:
     def __init__(self, grid: Grid, normaliser: Normaliser, rng: np.random.Generator) -> None:
         read = np.flatnonzero(grid.observed)
         rows = np.sort(rng.choice(read, min(read.size, MOST_ROWS), replace=False))
-        self.X = _inputs(grid, features_of(grid, normaliser), rows)
+        self.X = _inputs(grid, normaliser, rows)
         self._followed = _followed(grid, rows)
         self._schema = grid.schema
 
@@ -179,13 +178,13 @@ class _Sample:
         return self.X[known], hours[known] / self._schema.step_hours
 
 
-def _inputs(grid: Grid, features: Features, rows: Ints) -> NDArray[np.float32]:
+def _inputs(grid: Grid, normaliser: Normaliser, rows: Ints) -> NDArray[np.float32]:
     """[R, C] what boosting sees of these rows."""
-    summaries = summarise(grid.values, grid.offsets, rows, WINDOWS)
-    means = summaries.reshape(rows.size, grid.values.shape[1], len(WINDOWS), len(STATISTICS))[..., 0]
-    shift = means[:, :, WINDOWS.index(24)] - means[:, :, WINDOWS.index(LIFE)]
+    features, points = features_of(grid, normaliser, rows), grid.values.shape[1]
+    normal = np.where(np.isnan(grid.values), np.nan, features.steps[:, :points])
+    summaries = summarise(normal, grid.offsets, rows, WINDOWS)
     static = features.static[grid.asset_of[rows]]
-    parts = (features.steps[rows], features.slow[rows], static, grid.values[rows], summaries, shift)
+    parts = (features.steps[rows], features.slow[rows], static, features.summary, grid.values[rows], summaries)
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 

@@ -25,6 +25,8 @@ class Windows:
     """[B, S]"""
     alive: Tensor
     """[B, tokens] bool; false where a patch ends before the first reading of the window, which is padding."""
+    summary: Tensor
+    """[B, tokens, M] summaries of the life up to the end of each patch, or [B, 1, M] up to the end of the last."""
 
     def __len__(self) -> int:
         return self.steps.shape[0]
@@ -70,6 +72,12 @@ class Resident:
         self._slow = self._put(features.slow)
         self._static = self._put(features.static)
         self._observed = self._put(features.observed)
+        self._summary = self._put(features.summary)
+        self._place = None
+        if features.summarised is not None:
+            place = np.full(len(grid), -1, dtype=np.int64)
+            place[features.summarised] = np.arange(len(features.summarised))
+            self._place = self._put(place)
         self._asset = self._put(grid.asset_of)
         self._start = self._put(np.repeat(grid.offsets[:-1], np.diff(grid.offsets)))
         self._ago = torch.arange(1 - schema.context, 1, device=self.device)
@@ -83,14 +91,22 @@ class Resident:
     def _put(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
-    def windows(self, ends: Ints) -> Windows:
-        """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding."""
+    def windows(self, ends: Ints, last: bool = False) -> Windows:
+        """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding.
+
+        last: with the summary of the last token alone, all that the network's `last` reads; it is all that there is
+        where the features were summarised at some rows only.
+        """
         rows, begun = self._rows(ends)
         steps = torch.where(begun[..., None], self._steps[rows], 0.0)
-        last = slice(self.schema.patch - 1, None, self.schema.patch)
-        alive = begun[:, last]
-        slow = torch.where(alive[..., None], self._slow[rows[:, last]], 0.0)
-        return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive)
+        closing = slice(self.schema.patch - 1, None, self.schema.patch)
+        alive = begun[:, closing]
+        slow = torch.where(alive[..., None], self._slow[rows[:, closing]], 0.0)
+        if last or self._place is not None:
+            summary = self._summary[rows[:, -1] if self._place is None else self._place[rows[:, -1]]][:, None]
+        else:
+            summary = self._summary[rows[:, closing]]
+        return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive, summary)
 
     def alive(self, ends: Ints) -> Tensor:
         """`Windows.alive` of the same windows."""

@@ -270,7 +270,7 @@ def validation_nll(
         for begin in range(0, len(ends), 256):
             part = ends[begin : begin + 256]
             with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
-                outlook = network(resident.windows(part), last=True)
+                outlook = network(resident.windows(part, last=True), last=True)
             total += censored_nll(outlook.logits[:, 0], resident.targets(part).last()).sum().double().cpu()
     summed, count = (workers or Workers()).total([float(total), float(len(ends))])
     return summed / count

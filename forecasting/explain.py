@@ -25,28 +25,30 @@ def without_each(grid: Grid, normaliser: Normaliser, device: torch.device) -> tu
     expected to read as well; an event reads as never seen, a static column as unknown. Inputs that are absent already
     are left out. Returns the inputs' names, and windows in the same order after the first.
     """
-    features, end = features_of(grid, normaliser), grid.offsets[1:] - 1
+    end = grid.offsets[1:] - 1
+    features = features_of(grid, normaliser, end)
     window = Resident(grid, features, device=device).windows(end)
     names, windows = [], [window]
     for column, point in enumerate(grid.schema.points):
         if not np.isnan(grid.values[:, column]).all():
             values = grid.values.copy()
             values[:, column] = np.nan
-            blind = replace(features_of(replace(grid, values=values), normaliser), observed=features.observed)
+            blind = replace(features_of(replace(grid, values=values), normaliser, end), observed=features.observed)
             names.append(point)
             windows.append(Resident(grid, blind, device=device).windows(end))
     for columns in columns_of(grid.schema)[len(grid.schema.points) :]:
         if _present(window, columns):
             names.append(columns.name)
             windows.append(_without(window, columns))
-    parts = ([getattr(w, name) for w in windows] for name in ("steps", "slow", "static", "alive"))
+    parts = ([getattr(w, name) for w in windows] for name in ("steps", "slow", "static", "alive", "summary"))
     return names, Windows(*(torch.cat(part) for part in parts))
 
 
 def pick(windows: Windows, rows: Ints) -> Windows:
     """These windows out of many."""
     chosen = torch.from_numpy(rows).to(windows.alive.device)
-    return Windows(windows.steps[chosen], windows.slow[chosen], windows.static[chosen], windows.alive[chosen])
+    parts = (windows.steps, windows.slow, windows.static, windows.alive, windows.summary)
+    return Windows(*(part[chosen] for part in parts))
 
 
 def reasons(inputs: Sequence[str], cumulative_hazard: npt.NDArray[np.float64], limit: int) -> list[Reason]:
@@ -65,13 +67,16 @@ def _present(window: Windows, columns: Columns) -> bool:
     static = window.static[0][list(columns.static)]
     slow = window.slow[0][window.alive[0]][:, list(columns.slow)]
     absent = torch.tensor(columns.slow_absent, device=slow.device)
-    return bool((steps != 0).any() or (static != 0).any() or (slow != absent).any())
+    summary = window.summary[0][:, list(columns.summary)]
+    return bool((steps != 0).any() or (static != 0).any() or (slow != absent).any() or (summary != 0).any())
 
 
 def _without(window: Windows, columns: Columns) -> Windows:
     steps, slow, static = window.steps.clone(), window.slow.clone(), window.static.clone()
+    summary = window.summary.clone()
+    summary[..., list(columns.summary)] = 0.0
     steps[..., list(columns.steps)] = 0.0
     static[..., list(columns.static)] = 0.0
     absent = torch.tensor(columns.slow_absent, device=slow.device)
     slow[..., list(columns.slow)] = torch.where(window.alive[..., None], absent, 0.0)
-    return Windows(steps, slow, static, window.alive)
+    return Windows(steps, slow, static, window.alive, summary)

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.conditions import NormalBehaviour, fit_behaviour
+from forecasting.life import Layout, life_so_far
 from forecasting.recency import EventClock, coarse_table, count_table, recency_table, steps_in
+from forecasting.regimes import Regimes, find_regimes
 from forecasting.windows import FeatureSchema, Grid
 from pm.domain import EventKind
 
@@ -28,33 +30,47 @@ ENOUGH_ROWS = 500
 SAMPLE_ROWS = 200_000
 
 
-_ARRAYS = ("centre", "scale", "static_centre", "static_scale")
+SUMMARY_ROWS = 20_000
+"""Rows that the scale of the summaries is taken from."""
+
+_ARRAYS = ("centre", "scale", "static_centre", "static_scale", "summary_centre", "summary_scale")
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Robust centre and scale of every point, by asset model, and of every numeric static column; what each point
-    should read given the others."""
+    """Robust centre and scale of every point, by asset model and operating condition, and of every numeric static
+    column; what each point should read given the others."""
 
     centre: npt.NDArray[np.float64]
-    """[G + 1, P] one row per asset model of the schema, the last for any other."""
+    """[G + 1, C + 1, P] by asset model of the schema, the last for any other, and condition, the last for any other."""
     scale: npt.NDArray[np.float64]
     static_centre: npt.NDArray[np.float64]
     static_scale: npt.NDArray[np.float64]
+    summary_centre: npt.NDArray[np.float64]
+    """[M] mean of every summary column, and their deviation."""
+    summary_scale: npt.NDArray[np.float64]
+    regimes: Regimes
     behaviour: NormalBehaviour
 
     def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name).tolist() for name in _ARRAYS} | {"behaviour": self.behaviour.as_json()}
+        return {name: getattr(self, name).tolist() for name in _ARRAYS} | {
+            "regimes": self.regimes.as_json(),
+            "behaviour": self.behaviour.as_json(),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], schema: FeatureSchema) -> Normaliser:
         groups, points = len(schema.asset_models) + 1, len(schema.points)
         read = {name: np.asarray(values[name], dtype=np.float64) for name in _ARRAYS}
+        regimes, width = Regimes.from_json(values["regimes"]), layout_of(schema).width
         return cls(
-            read["centre"].reshape(groups, points),
-            read["scale"].reshape(groups, points),
+            read["centre"].reshape(groups, regimes.count + 1, points),
+            read["scale"].reshape(groups, regimes.count + 1, points),
             read["static_centre"].reshape(len(schema.static_numeric)),
             read["static_scale"].reshape(len(schema.static_numeric)),
+            read["summary_centre"].reshape(width),
+            read["summary_scale"].reshape(width),
+            regimes,
             NormalBehaviour.from_json(values["behaviour"], groups, points),
         )
 
@@ -72,6 +88,10 @@ class Features:
     """[A, S] asset model and static columns."""
     observed: npt.NDArray[np.bool_]
     """[N] whether anything was read in the step."""
+    summary: Floats
+    """[R, M] what each point's life so far looks like, and the asset's age, at the rows of `summarised`."""
+    summarised: Ints | None = None
+    """[R] rows that have a summary; None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +103,21 @@ class Columns:
     slow: tuple[int, ...] = ()
     slow_absent: tuple[float, ...] = ()
     static: tuple[int, ...] = ()
+    summary: tuple[int, ...] = ()
+
+
+def layout_of(schema: FeatureSchema) -> Layout:
+    """How the summaries of this schema are laid out."""
+    return Layout(len(schema.points), schema.life, {"off": 0, "coarse": 1, "exact": 2}[schema.schedule_features])
 
 
 def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
     """Every input by its own name: points, event codes, static columns. Together they cover every column."""
-    points, errors = len(schema.points), len(schema.error_codes)
-    found = [Columns(point, steps=(i, points + i, 2 * points + i)) for i, point in enumerate(schema.points)]
+    points, errors, layout = len(schema.points), len(schema.error_codes), layout_of(schema)
+    found = [
+        Columns(point, steps=(i, points + i, 2 * points + i), summary=layout.of_point(i))
+        for i, point in enumerate(schema.points)
+    ]
     found += [
         Columns(f"error {code}", (3 * points + i,), (3 * i, 3 * i + 1, 3 * i + 2), (1.0, 0.0, 0.0))
         for i, code in enumerate(schema.error_codes)
@@ -98,6 +127,7 @@ def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
             Columns(f"{kind} {code}", (), (3 * errors + i,), (1.0,))
             for i, (kind, code) in enumerate(schema.event_channels[errors:])
         ]
+        found.append(Columns("age", summary=layout.of_age))
     place = len(schema.asset_models)
     found.append(Columns("asset model", static=tuple(range(place))))
     for name in schema.static_numeric:
@@ -112,30 +142,60 @@ def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
 def fit_normaliser(grid: Grid) -> Normaliser:
     """Median and quartile range of every point, over the rows of `grid` (the training assets)."""
     schema = grid.schema
-    group = _model_index(grid)[grid.asset_of]
-    thin = max(1, len(grid) // SAMPLE_ROWS)
-    everything = _robust(grid.values[::thin])
-    centre = np.tile(everything[0], (len(schema.asset_models) + 1, 1))
-    scale = np.tile(everything[1], (len(schema.asset_models) + 1, 1))
-    for g in range(len(schema.asset_models)):
-        rows = grid.values[group == g][:: max(1, int((group == g).sum()) // SAMPLE_ROWS)]
-        enough = (~np.isnan(rows)).sum(axis=0) >= ENOUGH_ROWS
-        own = _robust(rows)
-        centre[g], scale[g] = np.where(enough, own[0], centre[g]), np.where(enough, own[1], scale[g])
-    normal, present = _normal(grid, centre, scale)
+    asset_of = grid.asset_of
+    group = _model_index(grid)[asset_of]
+    named = [schema.points.index(name) for name in schema.condition_points]
+    regimes = find_regimes(grid.values, asset_of, named)
+    centre, scale = _fleet_scale(grid.values, group, regimes.of(grid.values), len(schema.asset_models), regimes.count)
+    normal, present = _normal(grid, regimes, centre, scale)
     behaviour = fit_behaviour(normal, present, group, len(schema.asset_models))
-    return Normaliser(centre, scale, *_robust(_static_numbers(grid)), behaviour)
+    residual = behaviour.residuals(normal, present, group)
+    layout = layout_of(schema)
+    rows = np.flatnonzero(grid.observed)
+    rows = rows[:: max(1, len(rows) // SUMMARY_ROWS)]
+    summary, age = life_so_far(layout, np.concatenate([normal, residual], axis=1), present, grid.offsets, rows)
+    summary = np.concatenate([summary, _age(schema, age)], axis=1).astype(np.float64)
+    known = ~np.isnan(summary)
+    count = np.maximum(known.sum(axis=0), 1)
+    middle = np.where(known, summary, 0.0).sum(axis=0) / count
+    spread = np.sqrt(np.where(known, (summary - middle) ** 2, 0.0).sum(axis=0) / count)
+    spread = np.where(spread > 1e-6, spread, 1.0)
+    return Normaliser(centre, scale, *_robust(_static_numbers(grid)), middle, spread, regimes, behaviour)
 
 
-def features_of(grid: Grid, normaliser: Normaliser) -> Features:
-    """The features of every row of `grid`."""
+def _fleet_scale(
+    values: Floats, group: Ints, condition: Ints, groups: int, conditions: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """[groups + 1, conditions + 1, P] centre and scale: of a model in a condition where it has been read enough, else
+    of all models in the condition, else of everything."""
+    everything = _robust(values[:: max(1, len(values) // SAMPLE_ROWS)])
+    centre = np.tile(everything[0], (groups + 1, conditions + 1, 1))
+    scale = np.tile(everything[1], (groups + 1, conditions + 1, 1))
+    for c in range(conditions + 1):
+        for g in (groups, *range(groups)):
+            if conditions and c == conditions:
+                continue
+            inside = (condition == c) | (conditions == 0)
+            rows = np.flatnonzero(inside if g == groups else inside & (group == g))
+            rows = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
+            enough = (~np.isnan(values[rows])).sum(axis=0) >= ENOUGH_ROWS
+            own = _robust(values[rows])
+            centre[g, c] = np.where(enough, own[0], centre[groups, c])
+            scale[g, c] = np.where(enough, own[1], scale[groups, c])
+    return centre, scale
+
+
+def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = None) -> Features:
+    """The features of every row of `grid`, with summaries at the rows `summarised` (all of them by default)."""
     schema, group = grid.schema, _model_index(grid)[grid.asset_of]
     points, errors = len(schema.points), len(schema.error_codes)
     steps = np.zeros((len(grid), 3 * points + errors), dtype=np.float32)
-    normal, present = _normal(grid, normaliser.centre, normaliser.scale)
+    normal, present = _normal(grid, normaliser.regimes, normaliser.centre, normaliser.scale)
     steps[:, :points] = normal
     steps[:, points : 2 * points] = normaliser.behaviour.residuals(normal, present, group)
     steps[:, 2 * points : 3 * points] = present
+    rows = np.arange(len(grid), dtype=np.int64) if summarised is None else summarised
+    summary = _summary(grid, normaliser, steps[:, : 2 * points], present, rows)
     slow = np.zeros((len(grid), _slow_width(schema)), dtype=np.float32)
     clock = EventClock(grid)
     recency, counts = recency_table(schema), count_table()
@@ -151,16 +211,35 @@ def features_of(grid: Grid, normaliser: Normaliser) -> Features:
             since = clock.elapsed(channel)
             table = coarse_table(schema) if schema.schedule_features == "coarse" else recency
             slow[:, 2 * errors + channel] = table[since]
-    return Features(steps, slow, _static(grid, normaliser), grid.observed)
+    return Features(steps, slow, _static(grid, normaliser), grid.observed, summary, summarised)
+
+
+def _summary(grid: Grid, normaliser: Normaliser, signals: Floats, present: npt.NDArray[np.bool_], rows: Ints) -> Floats:
+    """[R, M] standardised summaries, zero where there was nothing to go by."""
+    summary, age = life_so_far(layout_of(grid.schema), signals, present, grid.offsets, rows)
+    summary = np.concatenate([summary, _age(grid.schema, age)], axis=1)
+    summary -= normaliser.summary_centre.astype(np.float32)
+    summary /= normaliser.summary_scale.astype(np.float32)
+    return np.clip(np.nan_to_num(summary, copy=False, nan=0.0), -CLIP, CLIP, out=summary)
+
+
+def _age(schema: FeatureSchema, steps: Ints) -> Floats:
+    """[R, 0 to 2] steps since the first known reading, as finely as the schema lets time since maintenance be seen."""
+    whole = np.arange(schema.life)
+    fine = np.log1p(whole) / np.log1p(max(schema.life - 1, 1)), whole / max(schema.life - 1, 1)
+    tables = {"off": (), "coarse": (coarse_table(schema)[: schema.life],), "exact": fine}[schema.schedule_features]
+    columns = [np.asarray(table, dtype=np.float32)[steps] for table in tables]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(steps), 0), dtype=np.float32)
 
 
 def _normal(
-    grid: Grid, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+    grid: Grid, regimes: Regimes, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """[N, P] normalised and clipped values, zero where missing; and where they are not missing."""
-    group = _model_index(grid)[grid.asset_of]
+    group, condition = _model_index(grid)[grid.asset_of], regimes.of(grid.values)
     present = ~np.isnan(grid.values)
-    normal = (grid.values - centre.astype(np.float32)[group]) / scale.astype(np.float32)[group]
+    normal = grid.values - centre.astype(np.float32)[group, condition]
+    normal /= scale.astype(np.float32)[group, condition]
     return np.where(present, np.clip(normal, -CLIP, CLIP), np.float32(0.0)), present
 
 

@@ -41,6 +41,7 @@ class Architecture:
     layers: int
     heads: int
     dropout: float
+    summary_columns: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,6 +100,25 @@ class Block(nn.Module):
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 
 
+class Life(nn.Module):
+    """Joins what attention found in the window with what the whole life so far looks like."""
+
+    def __init__(self, columns: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.summary = nn.Sequential(
+            nn.Linear(columns, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.Dropout(dropout)
+        )
+        self.before_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, MLP_FACTOR * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(MLP_FACTOR * width, width)
+        )
+
+    def forward(self, x: Tensor, summary: Tensor) -> Tensor:
+        """x [B, T, W], summary [B, T, M] -> [B, T, W]."""
+        x = x + self.summary(summary)
+        return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
+
+
 class HazardTransformer(nn.Module):
     """Windows to outlooks."""
 
@@ -116,6 +136,7 @@ class HazardTransformer(nn.Module):
         self.from_static = nn.Linear(sizes.static_columns, width, bias=False)
         self.blocks = nn.ModuleList(Block(width, sizes.heads, sizes.dropout) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(width)
+        self.life = Life(sizes.summary_columns, width, sizes.dropout) if sizes.summary_columns else None
         basis = horizon_basis(sizes.horizon)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
         half = width // sizes.heads // 2
@@ -148,7 +169,10 @@ class HazardTransformer(nn.Module):
         mask = attention_mask(windows.alive)
         for depth, block in enumerate(self.blocks):
             x = block(x, mask, cosine, sine, last and depth == len(self.blocks) - 1)
-        return self._head(self.norm(x))
+        x = self.norm(x)
+        if self.life is not None:
+            x = self.life(x, windows.summary[:, -1:] if last else windows.summary)
+        return self._head(x)
 
     def _head(self, x: Tensor) -> Outlook:
         with torch.autocast(x.device.type, enabled=False):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from forecasting import checkpoint, explain, survival
-from forecasting.batches import Resident
+from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
 from forecasting.features import features_of
 from forecasting.inference import MICRO_BATCH, outlooks
@@ -77,7 +77,7 @@ class TransformerForecaster:
     @property
     def lookback(self) -> timedelta:
         schema = self.artefact.schema
-        return timedelta(seconds=schema.context * schema.step_seconds)
+        return timedelta(seconds=schema.lookback_steps * schema.step_seconds)
 
     @property
     def thresholds(self) -> Mapping[float, float]:
@@ -93,11 +93,12 @@ class TransformerForecaster:
         An asset without any reading in the window abstains.
         """
         schema = self.artefact.schema
-        grid = grid_before(history, schema, at, schema.context)
+        grid = grid_before(history, schema, at, schema.lookback_steps)
         ends = grid.offsets[1:] - 1
-        seen = np.asarray(grid.observed.reshape(-1, schema.context).any(axis=1))
+        window = grid.observed.reshape(-1, schema.lookback_steps)[:, -schema.context :]
+        seen = np.asarray(window.any(axis=1))
         rows = iter(range(len(ends)))
-        hazard, by_mode, rul = self._numbers(self._resident(grid), ends[seen])
+        hazard, by_mode, rul = self._numbers(self._resident(grid, ends), ends[seen])
         modes = schema.failure_modes
         forecasts = []
         for asset, known in zip(history.assets, seen, strict=True):
@@ -128,8 +129,8 @@ class TransformerForecaster:
         if not chosen:
             raise ModelError(f"asset {asset!r} is not in the history; name one of its {len(history.assets)} assets")
         schema = self.artefact.schema
-        grid = grid_before(replace(history, assets=chosen), schema, at, schema.context)
-        if not grid.observed.any():
+        grid = grid_before(replace(history, assets=chosen), schema, at, schema.lookback_steps)
+        if not grid.observed[-schema.context :].any():
             return []
         inputs, variants = explain.without_each(grid, self.artefact.normaliser, self._device)
         logits, _ = outlooks(self._network, lambda rows: explain.pick(variants, rows), len(variants))
@@ -171,7 +172,7 @@ class TransformerForecaster:
                 (grid.step_of % max(1, every_us // step_us) == 0) & (grid.times_us >= low) & (grid.times_us <= high)
             )
             report = None if progress is None else _share_of(progress, number, len(phases))
-            numbers = self._numbers(self._resident(grid), rows, report)
+            numbers = self._numbers(self._resident(grid, rows), rows, report)
             unseen = ~_seen_within(grid, rows)
             for values in numbers:
                 values[unseen] = np.nan
@@ -190,8 +191,8 @@ class TransformerForecaster:
             rul_hours=rul[order],
         )
 
-    def _resident(self, grid: Grid) -> Resident:
-        return Resident(grid, features_of(grid, self.artefact.normaliser), device=self._device)
+    def _resident(self, grid: Grid, ends: Ints) -> Resident:
+        return Resident(grid, features_of(grid, self.artefact.normaliser, ends), device=self._device)
 
     def _numbers(
         self, resident: Resident, ends: Ints, progress: Callable[[float], None] | None = None
@@ -204,7 +205,7 @@ class TransformerForecaster:
         chunk = 64 * MICRO_BATCH
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
-            logits, life = outlooks(self._network, lambda rows, part=part: resident.windows(part[rows]), len(part))  # type: ignore[misc]
+            logits, life = outlooks(self._network, _windows_of(resident, part), len(part))
             hazards = self.artefact.calibration.hazard_by_mode(logits)
             place = slice(begin, begin + len(part))
             hazard[place], by_mode[place] = hazards.sum(axis=-1), survival.cumulative_incidence(hazards)
@@ -217,6 +218,10 @@ class TransformerForecaster:
 def load(folder: Path, *, device: str = "cpu") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
     return TransformerForecaster(checkpoint.load(folder), device=device)
+
+
+def _windows_of(resident: Resident, ends: Ints) -> Callable[[Ints], Windows]:
+    return lambda rows: resident.windows(ends[rows], last=True)
 
 
 def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:

@@ -120,6 +120,7 @@ def fit(
         layers=settings.layers,
         heads=settings.heads,
         dropout=settings.dropout,
+        summary_columns=features.summary.shape[1],
     )
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
     validation_labels = labels_of(validation_grid)
@@ -232,7 +233,7 @@ def _base_nll(base: np.ndarray, validation: Resident, judged: Ints) -> float:
 
 def _calibrate(network: HazardTransformer, validation: Resident, labels: Labels, judged: Ints) -> Calibration:
     rows = judged[:: max(1, len(judged) // CALIBRATION_POSITIONS)]
-    logits, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen]), len(rows))
+    logits, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen], last=True), len(rows))
     failures = failures_in(labels, rows)
     looking = int((labels.event_bin[rows] >= 0).sum())
     targets = validation.targets(rows).last().to("cpu")

@@ -208,7 +208,13 @@ def hide_points(windows: Windows, points: int, share: float) -> Windows:
     kept = torch.rand(len(windows), 1, points, device=windows.steps.device) >= share
     others = windows.steps.shape[-1] - 3 * points
     mask = torch.cat([kept, kept, kept, torch.ones_like(kept[..., :1]).expand(-1, -1, others)], dim=-1)
-    return replace(windows, steps=windows.steps * mask)
+    blocks = windows.summary.shape[-1] // points
+    spared = torch.ones_like(kept[..., :1]).expand(-1, -1, windows.summary.shape[-1] - blocks * points)
+    return replace(
+        windows,
+        steps=windows.steps * mask,
+        summary=windows.summary * torch.cat([kept.repeat(1, 1, blocks), spared], dim=-1),
+    )
 
 
 def rate_at(share: float) -> float:

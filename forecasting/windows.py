@@ -54,6 +54,15 @@ class FeatureSchema:
     schedule_features: str
     rul_cap: int
     """Remaining life is told up to so many steps."""
+    life: int
+    """Steps that the summaries of an asset's life reach back."""
+    condition_points: tuple[str, ...]
+    """Points that are said to tell of the operating condition; none: they are found."""
+
+    @property
+    def lookback_steps(self) -> int:
+        """Steps of readings that a forecast looks at."""
+        return max(self.context, self.life)
 
     @property
     def step_us(self) -> int:
@@ -101,13 +110,19 @@ def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
     codes = {kind: _codes(history.events, kind) for kind in EventKind}
     named = [mode.code for mode in history.failure_modes]
     numeric, levels = _static_columns(history.assets)
+    points = tuple(point.name for point in history.points if point.name in history.readings)
+    unknown = [name for name in settings.condition_points if name not in points]
+    if unknown:
+        raise ModelError(
+            f"train.condition_points names {', '.join(unknown)}, which nothing reads; name points of the feed, or none"
+        )
     return FeatureSchema(
         step_seconds=seconds,
         horizon_steps=HORIZON_HOURS * 3600 // seconds,
         phase_us=int(phases[0]) if len(phases) == 1 else 0,
         context=settings.context,
         patch=settings.patch,
-        points=tuple(point.name for point in history.points if point.name in history.readings),
+        points=points,
         error_codes=codes[EventKind.ERROR],
         maintenance_codes=codes[EventKind.MAINTENANCE],
         failure_modes=tuple(dict.fromkeys([*named, *codes[EventKind.FAILURE]])),
@@ -116,6 +131,8 @@ def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
         static_levels=levels,
         schedule_features=settings.schedule_features,
         rul_cap=settings.rul_cap,
+        life=settings.life,
+        condition_points=tuple(settings.condition_points),
     )
 
 

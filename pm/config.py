@@ -301,7 +301,11 @@ class TrainSection(Section):
     """Training a forecaster."""
 
     context: Annotated[int, Field(ge=8)] = 168
-    """Steps of history that one forecast sees."""
+    """Steps of history that one forecast sees one by one."""
+    life: Annotated[int, Field(ge=8)] = 168
+    """Steps that the summaries of an asset's life reach back; every forecast reads as many, where context is less."""
+    condition_points: tuple[str, ...] = ()
+    """Points that tell of the operating condition, in each of which the others are normalised; found when empty."""
     patch: Annotated[int, Field(ge=1)] = 6
     """Steps that one token of the transformer covers; divides context."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128

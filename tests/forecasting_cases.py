@@ -14,7 +14,17 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 TINY = TrainSection(
-    context=24, patch=4, width=16, layers=1, heads=2, dropout=0.0, epochs=2, batch=16, hold_out=0.0, device="cpu"
+    context=24,
+    life=40,
+    patch=4,
+    width=16,
+    layers=1,
+    heads=2,
+    dropout=0.0,
+    epochs=2,
+    batch=16,
+    hold_out=0.0,
+    device="cpu",
 )
 """Trains in a second or two."""
 

@@ -20,7 +20,9 @@ from forecasting.model import (
     rotate,
 )
 
-SIZES = Architecture(1, 5, 3, 2, patch=4, horizon=72, modes=2, width=16, layers=2, heads=2, dropout=0.0)
+SIZES = Architecture(
+    1, 5, 3, 2, patch=4, horizon=72, modes=2, width=16, layers=2, heads=2, dropout=0.0, summary_columns=7
+)
 
 
 def windows(batch: int = 3, tokens: int = 6, seed: int = 0) -> Windows:
@@ -30,6 +32,7 @@ def windows(batch: int = 3, tokens: int = 6, seed: int = 0) -> Windows:
         torch.rand(batch, tokens, 3, generator=generator),
         torch.randn(batch, 2, generator=generator),
         torch.ones(batch, tokens, dtype=torch.bool),
+        torch.randn(batch, tokens, 7, generator=generator),
     )
 
 
@@ -83,6 +86,7 @@ def test_no_token_sees_a_later_one(network):
     after = windows()
     after.steps[:, 16:] += 5.0
     after.slow[:, 4:] = 1.0
+    after.summary[:, 4:] = 1.0
     first, second = network(before), network(after)
     torch.testing.assert_close(first.logits[:, :4], second.logits[:, :4])
     torch.testing.assert_close(first.rul[:, :4], second.rul[:, :4])
@@ -93,7 +97,7 @@ def test_padding_changes_nothing(network):
     padded, short = windows(), windows()
     padded.alive[:, :2] = False
     padded.steps[:, :8] = 0.0
-    short = Windows(short.steps[:, 8:], short.slow[:, 2:], short.static, short.alive[:, 2:])
+    short = Windows(short.steps[:, 8:], short.slow[:, 2:], short.static, short.alive[:, 2:], short.summary[:, 2:])
     torch.testing.assert_close(network(padded).logits[:, 2:], network(short).logits, atol=1e-5, rtol=1e-4)
 
 

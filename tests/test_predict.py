@@ -127,12 +127,18 @@ def test_an_asset_has_the_same_bits_alone_and_in_company(plant, forecaster):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_window_has_the_same_bits_at_any_place_and_thread_count(threads):
     torch.manual_seed(0)
-    sizes = Architecture(2, 8, 5, 3, patch=4, horizon=72, modes=3, width=64, layers=2, heads=4, dropout=0.1)
+    sizes = Architecture(
+        2, 8, 5, 3, patch=4, horizon=72, modes=3, width=64, layers=2, heads=4, dropout=0.1, summary_columns=9
+    )
     network = HazardTransformer(sizes, np.full(3, 0.001)).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     windows = Windows(
-        torch.randn(40, 48, 8), torch.rand(40, 12, 5), torch.randn(40, 3), torch.ones(40, 12, dtype=torch.bool)
+        torch.randn(40, 48, 8),
+        torch.rand(40, 12, 5),
+        torch.randn(40, 3),
+        torch.ones(40, 12, dtype=torch.bool),
+        torch.randn(40, 1, 9),
     )
 
     def outlooks_of(rows: np.ndarray) -> np.ndarray:

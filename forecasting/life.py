@@ -1,0 +1,120 @@
+"""What an asset's readings have been so far: level, scatter and trend over spans up to its whole known life.
+
+A forecast at serving time is made from the last `life` steps alone, and must have the same bits as one made from a
+whole record. Signals are therefore rounded to a fixed unit and summed as integers, whose sums are exact wherever a
+record begins; everything else is arithmetic on those sums, row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+SPANS = (6, 24, 72, 168)
+"""Trailing spans in steps, beside the whole life; those as long as it or longer are left out."""
+UNITS = 4096.0
+"""Signals are rounded to one part in so many of their spread."""
+EARLY = 24
+"""Readings from the asset's first so many known steps make its own baseline."""
+STATISTICS = ("mean", "scatter", "slope")
+SHARES = (24, 0)
+"""Spans over which the share of steps with a reading is told, 0 for the life."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of a summary: blocks of one column per signal (P values, then P residuals), then P shares of presence
+    for each of `SHARES`, then the age."""
+
+    points: int
+    life: int
+    age: int
+    """Columns of the asset's age."""
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        return (*(span for span in SPANS if span < self.life), self.life)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of P columns each."""
+        return 2 * (len(STATISTICS) * len(self.spans) + 3) + len(SHARES)
+
+    @property
+    def width(self) -> int:
+        return self.blocks * self.points + self.age
+
+    def of_point(self, point: int) -> tuple[int, ...]:
+        return tuple(range(point, self.blocks * self.points, self.points))
+
+    @property
+    def of_age(self) -> tuple[int, ...]:
+        return tuple(range(self.blocks * self.points, self.width))
+
+
+def life_so_far(
+    layout: Layout, signals: Floats, present: npt.NDArray[np.bool_], offsets: Ints, rows: Ints
+) -> tuple[npt.NDArray[np.float32], Ints]:
+    """[R, blocks * P] summaries at these rows, NaN where there is nothing to go by; [R] steps of known life before.
+
+    signals: [N, 2P] normalised values, then residuals; anything where `present` [N, P] is false. offsets: [A + 1].
+    """
+    points, count = layout.points, len(signals)
+    begin = offsets[np.searchsorted(offsets, rows, side="right") - 1]
+    observed = np.append(present.any(axis=1), True)
+    following = np.minimum.accumulate(np.where(observed, np.arange(count + 1), count)[::-1])[::-1]
+    birth = np.minimum(following[np.maximum(begin, rows - layout.life + 1)], rows)
+    firsts = [np.maximum(birth, rows - span + 1) for span in layout.spans]
+    early = np.minimum(birth + EARLY, rows + 1)
+    clock = np.arange(count, dtype=np.int64)
+    found = np.full((len(rows), layout.blocks, points), np.nan, dtype=np.float32)
+    per_half = len(STATISTICS) * len(layout.spans) + 3
+    for point in range(points):
+        read = present[:, point]
+        times = [_running(part) for part in (read, clock * read, clock * clock * read)]
+        for half in range(2):
+            units = np.where(read, np.rint(signals[:, half * points + point] * UNITS), 0.0).astype(np.int64)
+            values = [_running(part) for part in (units, units * units, clock * units)]
+            at = half * per_half
+            recent = []
+            for first in firsts:
+                mean, scatter, slope = _moments([sums[rows + 1] - sums[first] for sums in (*times, *values)], rows)
+                found[:, at, point], found[:, at + 1, point], found[:, at + 2, point] = mean, scatter, slope
+                recent.append(mean)
+                at += 3
+            known = times[0][early] - times[0][birth]
+            own = (values[0][early] - values[0][birth]) / np.where(known > 0, known, np.nan) / UNITS
+            found[:, at, point] = own
+            found[:, at + 1, point] = recent[0] - own
+            found[:, at + 2, point] = recent[min(1, len(recent) - 1)] - own
+        for number, span in enumerate(SHARES):
+            first = np.maximum(birth, rows - (span or layout.life) + 1)
+            found[:, 2 * per_half + number, point] = (times[0][rows + 1] - times[0][first]) / (rows - first + 1)
+    return found.reshape(len(rows), layout.blocks * points), rows - birth
+
+
+def _running(part: npt.NDArray[np.generic]) -> Ints:
+    """[N + 1] sums of everything before each place. They may wrap round; differences of them are exact."""
+    sums = np.zeros(len(part) + 1, dtype=np.int64)
+    np.cumsum(part, dtype=np.int64, out=sums[1:])
+    return sums
+
+
+def _moments(
+    sums: list[Ints], end: Ints
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean, standard deviation and rise over the span from sums over it, in units of the signal."""
+    n, t, tt, x, xx, tx = sums
+    tx, tt, t = tx - end * x, tt - 2 * end * t + end * end * n, t - end * n
+    some = np.where(n > 0, n, np.nan)
+    pairs = np.where(n > 1, n, np.nan)
+    mean = x / some
+    scatter = np.sqrt(np.maximum(xx / pairs - (x / pairs) ** 2, 0.0))
+    duration = tt / pairs - (t / pairs) ** 2
+    slope = (tx / pairs - (t / pairs) * (x / pairs)) / duration
+    return mean / UNITS, scatter / UNITS, slope * np.sqrt(12.0 * duration) / UNITS
