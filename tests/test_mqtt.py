@@ -142,8 +142,8 @@ def test_an_acknowledgement_of_a_lost_connection_is_not_taken_for_one_of_the_nex
 def sever(feed: MqttFeed) -> None:
     """Cut the connection as a network does."""
     connection = feed._session.client.socket()
-    assert isinstance(connection, socket.socket)
-    connection.shutdown(socket.SHUT_RDWR)
+    assert connection is not None
+    connection.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
     wait_until(lambda: not feed.connected, "loss of the connection")
 
 
