@@ -28,9 +28,7 @@ class Arrivals:
     we are dead; until there is room again the next ones are dropped at once.
     """
 
-    def __init__(self, limit: int, *, patience: float, changed: threading.Condition | None = None) -> None:
-        """changed: notified whenever messages come or go; shared where several queues are waited for together."""
-        self.changed = changed or threading.Condition()
+    def __init__(self, limit: int, *, patience: float) -> None:
         self.waiting = 0
         """Messages in the queue."""
         self.dropped = 0
@@ -38,6 +36,7 @@ class Arrivals:
         """Messages are being dropped."""
         self._limit = limit
         self._patience = patience
+        self._changed = threading.Condition()
         self._queue: deque[Arrived] = deque()
         self._closed = False
         self._next_us = 0
@@ -48,7 +47,7 @@ class Arrivals:
         first_us = max(now_us, self._next_us)
         self._next_us = first_us + len(messages)
         at = 0
-        with self.changed:
+        with self._changed:
             while at < len(messages) and not self._closed:
                 room = self._limit - self.waiting
                 if room > 0:
@@ -56,7 +55,7 @@ class Arrivals:
                     self._queue.append(Arrived(generation, first_us + at, part))
                     self.waiting += len(part)
                     at += len(part)
-                    self.changed.notify_all()
+                    self._changed.notify_all()
                 elif not self._room(messages[at][3]):
                     at += 1
         return self.overrun and not was_overrun
@@ -64,9 +63,9 @@ class Arrivals:
     def take(self, limit: int, timeout: float) -> list[Arrived]:
         """Up to `limit` messages, waiting at most `timeout` seconds for the first."""
         taken = []
-        with self.changed:
+        with self._changed:
             if not self.waiting and timeout > 0:
-                self.changed.wait(timeout)
+                self._changed.wait(timeout)
             while self._queue and limit > 0:
                 arrived = self._queue.popleft()
                 if len(arrived.messages) > limit:
@@ -77,27 +76,27 @@ class Arrivals:
                 limit -= len(arrived.messages)
                 self.waiting -= len(arrived.messages)
             if taken:
-                self.changed.notify_all()
+                self._changed.notify_all()
         return taken
 
     def forget_unacknowledged(self) -> None:
         """Let go of the messages of QoS 1 and 2: the broker sends them again."""
-        with self.changed:
+        with self._changed:
             kept = [Arrived(a.generation, a.first_us, [m for m in a.messages if not m[3]]) for a in self._queue]
             self._queue = deque(arrived for arrived in kept if arrived.messages)
             self.waiting = sum(len(arrived.messages) for arrived in self._queue)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Take no more; whoever waits for room goes on."""
-        with self.changed:
+        with self._changed:
             self._closed = True
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def _room(self, qos: int) -> bool:
         """Whether there is room for one more of this QoS, waiting for it; the lock is held."""
         patience = None if qos else 0.0 if self.overrun else self._patience
-        if self.changed.wait_for(lambda: self._closed or self.waiting < self._limit, patience):
+        if self._changed.wait_for(lambda: self._closed or self.waiting < self._limit, patience):
             self.overrun = self.overrun and bool(qos)
             return True
         self.overrun = True

@@ -62,7 +62,6 @@ class MqttFeed:
         one_subscription: bool = False,
         lasting: bool = True,
         memory: Path | None = None,
-        arrived: threading.Condition | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises FeedError for a bad topic template or certificate file.
@@ -71,8 +70,7 @@ class MqttFeed:
         time. max_future: refuse what is dated further ahead of this machine's clock; None where plant time is not now.
         one_subscription: take everything by one filter, for a broker that keeps order within a subscription only.
         lasting: the broker keeps what comes while we are away; False for a listener that ends for good.
-        memory: folder in which the filters subscribed are remembered. arrived: notified of messages, where several
-        feeds are waited for together. monotonic: seconds, for telling silence.
+        memory: folder in which the filters subscribed are remembered. monotonic: seconds, for telling silence.
         """
         routes = Routes(readings=section.readings, events=section.events, clock=clock_topic)
         filters = (routes.one_filter,) if one_subscription else routes.filters
@@ -83,7 +81,7 @@ class MqttFeed:
             )
         self._filters = tuple(f"$share/{section.share}/{each}" for each in filters) if section.share else filters
         self._decoder = Decoder(routes, max_future=max_future)
-        self._arrivals = Arrivals(queue, patience=section.keepalive.total_seconds() / 3, changed=arrived)
+        self._arrivals = Arrivals(queue, patience=section.keepalive.total_seconds() / 3)
         self._closing = False
         self._messages = 0
         self._connections = 0
@@ -125,22 +123,20 @@ class MqttFeed:
         """Messages published with QoS 0 that found no room; those of QoS 1 are never dropped."""
         return self._arrivals.dropped
 
-    def links(self) -> tuple[LinkState, ...]:
-        """The state of the one connection."""
+    @property
+    def link(self) -> LinkState:
+        """The connection now."""
         self._notice_silence()
-        spoken = ("MQTT 5" if self._session.mqtt5 else "MQTT 3.1.1") if self._connections else ""
-        return (
-            LinkState(
-                self._session.name,
-                connected=self.connected,
-                protocol=spoken,
-                waiting=self._arrivals.waiting,
-                messages=self._messages,
-                connections=self._connections,
-                dropped=self._arrivals.dropped,
-                silent=self._silent,
-                silences=self._silences,
-            ),
+        return LinkState(
+            name=self._session.name,
+            connected=self.connected,
+            protocol=("MQTT 5" if self._session.mqtt5 else "MQTT 3.1.1") if self._connections else "",
+            waiting=self._arrivals.waiting,
+            messages=self._messages,
+            connections=self._connections,
+            dropped=self._arrivals.dropped,
+            silent=self._silent,
+            silences=self._silences,
         )
 
     def open(self) -> None:

@@ -48,19 +48,26 @@ def open_store(config: Config) -> ReadingStore:
 def feeds(config: Config, mqtt: MqttSection, *, one_subscription: bool) -> list[Feed]:
     """The configured feeds, not opened yet; a feed of another kind joins the list here. Raises FeedError.
 
-    mqtt: where the broker is by now. one_subscription: for a broker that keeps order within a subscription only.
+    mqtt: where the first broker is by now. one_subscription: it keeps order within a subscription only.
     """
     from connectors.mqtt import MqttFeed
 
     follows_feed = config.clock.source == "feed"
+    if follows_feed and mqtt.more:
+        raise FeedError(
+            'clock.source = "feed" follows one broker, since messages of several come in no order; '
+            'remove [[mqtt.more]], or set clock.source = "wall"'
+        )
     return [
         MqttFeed(
-            mqtt,
+            broker,
             queue=config.ingest.queue,
             clock_topic=config.clock.topic if follows_feed else None,
             max_future=None if follows_feed else config.ingest.max_future,
-            one_subscription=one_subscription,
+            one_subscription=one_subscription and broker is mqtt,
+            memory=config.models.dir.parent / "subscriptions",
         )
+        for broker in (mqtt, *mqtt.more)
     ]
 
 

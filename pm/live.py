@@ -101,7 +101,7 @@ def record_feed(config: Config, *, name: str, stop: threading.Event, seconds: fl
     from pm.ingest import Ingest
 
     mqtt = local_broker(config.mqtt).model_copy(update={"client_id": f"{config.mqtt.client_id}-record"})
-    feed = MqttFeed(mqtt, queue=config.ingest.queue)
+    feed = MqttFeed(mqtt, queue=config.ingest.queue, lasting=False)
     store = EmbeddedStore(None)
     refused = _Refused()
     ingest = Ingest(feed, store, refused, section=config.ingest, now_us=wall_us)
