@@ -421,13 +421,13 @@ class InfluxStore:
             yield from self._in_pieces(middle, end_us, ask, whole_us)
 
     def _ask(self, query: str, epoch: str = "u") -> bytes:
-        """The CSV answer to a question. An empty answer may hide an error, so it is asked for again as JSON."""
+        """The CSV answer to a question. One without rows may hide an error, so it is asked for again as JSON."""
         server = self._server()
         parameters = [("db", self._bucket), ("epoch", epoch), ("chunked", "true")]
         body = self._connection.ask(
             query, accept="application/csv", parameters=parameters, in_address=server.question_in_address
         )
-        if body.startswith(b"error\n") or not body.strip():
+        if server.csv_hides_errors and (not body.strip() or body.startswith(b"error\n")):
             again = self._connection.ask(
                 query, accept="application/json", parameters=parameters, in_address=server.question_in_address
             )

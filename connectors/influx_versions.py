@@ -44,6 +44,8 @@ class Dialect:
     deletes: ClassVar[bool] = True
     question_in_address: ClassVar[bool] = False
     """The question of `/query` goes with the address: early versions 3 look nowhere else for it."""
+    csv_hides_errors: ClassVar[bool] = True
+    """An answer without rows may be an error that only JSON tells."""
     longest_assets: ClassVar[int] = 50_000
     """Characters of asset names in one question."""
     makes_what: ClassVar[str] = "a database with its retention policy"
@@ -158,6 +160,7 @@ class Version3(Dialect):
 
     deletes: ClassVar[bool] = False
     question_in_address: ClassVar[bool] = True
+    csv_hides_errors: ClassVar[bool] = False
     longest_assets: ClassVar[int] = 5_000
     makes_what: ClassVar[str] = "a database with its retention"
 
