@@ -23,7 +23,7 @@ from connectors.mqtt_packets import Publish
 from connectors.mqtt_publisher import MqttPublisher as MqttPublisher  # this module is the door
 from connectors.mqtt_session import MqttSession, paho_client
 from connectors.topics import Routes
-from pm.config import BrokerSection
+from pm.config import BrokerSection, duration_text
 from pm.errors import FeedError
 from pm.ports import Delivery, LinkState
 
@@ -212,7 +212,7 @@ class MqttFeed:
                 "%s: connected, and no message for %s (mqtt.silent_after); "
                 "check that the plant publishes on %s, and the broker's access list",
                 self._session.name,
-                self._silent_after,
+                duration_text(self._silent_after),
                 ", ".join(self._filters),
             )
         elif self.connected:

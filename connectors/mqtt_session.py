@@ -6,6 +6,7 @@ import logging
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ _CONNECT_SECONDS: Final = 10.0
 _RECONNECT_SECONDS: Final = (1.0, 30.0)
 """Wait before the first attempt to connect again, and at most; it doubles between. Of each a random part is waited,
 half at least, so that a thousand clients of a broker that restarts do not all come at once."""
+_LASTING_SECONDS: Final = 10.0
+"""A connection that stood for so long was a good one; after it, waiting begins anew."""
+_SHORT_LIVED: Final = 3
+"""So many in a row that were not are one trouble, told once."""
 
 _OLD_VERSION: Final = "Unsupported protocol version"
 _TAKEN_OVER: Final = "Session taken over"
@@ -82,6 +87,8 @@ class MqttSession:
         self._on_open = on_open
         self._chance = chance or random.Random()  # noqa: S311 - nothing secret hangs on it
         self._failures = 0
+        self._opened = 0.0
+        self._short_lived = 0
         self._up = threading.Event()
         self._answered = threading.Event()
         self._refusal: str | None = None
@@ -216,7 +223,7 @@ class MqttSession:
         spoken = "" if client.protocol == paho.MQTTv5 else " with MQTT 3.1.1"
         log.info("%s: connected%s%s", self.name, spoken, ", session resumed" if flags.session_present else "")
         self._told = ""
-        self._failures = 0
+        self._opened = time.monotonic()
         self._up.set()
         self._on_open(bool(flags.session_present))
         self._answered.set()
@@ -245,22 +252,31 @@ class MqttSession:
     ) -> None:
         with self.lock:
             self.generation += 1
-        self._wait_longer(client)
         if self._up.is_set():
+            lasted = time.monotonic() - self._opened >= _LASTING_SECONDS
+            self._short_lived = 0 if lasted else self._short_lived + 1
+            if lasted:
+                self._failures = 0
             self._up.clear()
-            if str(reason) == _TAKEN_OVER:
-                log.error(
-                    "%s: another client has connected as %r and taken the session over; "
-                    "give each process its own mqtt.client_id",
-                    self.name,
-                    self._client_id,
-                )
-            elif not self._closing:
-                log.warning("%s: connection lost (%s); trying again", self.name, reason)
+            if not self._closing:
+                self._tell_lost(str(reason))
         elif not self._answered.is_set():
             hint = "" if self._section.tls else "; where its port speaks TLS, set mqtt.tls = true"
             log.warning("%s closed the connection without an answer%s; trying again", self.name, hint)
             self._answered.set()
+        self._wait_longer(client)
+
+    def _tell_lost(self, reason: str) -> None:
+        if reason == _TAKEN_OVER or self._short_lived == _SHORT_LIVED:
+            log.error(
+                "%s: connection lost (%s) again and again; another client may be connecting as %r: "
+                "give each process its own mqtt.client_id",
+                self.name,
+                reason,
+                self._client_id,
+            )
+        elif self._short_lived < _SHORT_LIVED:
+            log.warning("%s: connection lost (%s); trying again", self.name, reason)
 
 
 def unavailable(session: MqttSession, what: str) -> FeedUnavailable:

@@ -28,7 +28,7 @@ from pm.config import MqttSection
 from pm.domain import Abstention, Alert, AlertState, Forecast
 from pm.errors import FeedError, FeedUnavailable
 from pm.ports import Delivery
-from tests.servers.mosquitto import PASSWORD, USER, Mosquitto, make_certificates, mosquitto
+from tests.servers.mosquitto import PASSWORD, USER, Mosquitto, mosquitto
 from tests.servers.programs import wait_until
 
 
@@ -254,27 +254,6 @@ def test_a_wrong_password_is_refused_with_the_mend(tmp_path: Path) -> None:
         publish(right, numbered(1))
         assert numbers(drain(feed, 1)) == [0]
         feed.close()
-
-
-def test_tls_is_verified(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    make_certificates(other)
-    with mosquitto(tmp_path, tls=True) as broker:
-        trusted = broker.section(tls=True, host="localhost", ca_file=str(broker.ca_file))
-        feed = MqttFeed(trusted)
-        feed.open()
-        publish(trusted, numbered(1))
-        assert numbers(drain(feed, 1)) == [0]
-        feed.close()
-        for section, why in [
-            (broker.section(tls=True, host="127.0.0.1", ca_file=str(broker.ca_file)), "not trusted.*mqtt.host"),
-            (broker.section(tls=True, host="localhost"), "not trusted"),
-            (broker.section(tls=True, host="localhost", ca_file=str(other / "ca.crt")), "not trusted"),
-            (broker.section(tls=True, host="localhost", ca_file=str(other / "none.crt")), "cannot be used"),
-        ]:
-            with pytest.raises(FeedError, match=why):
-                MqttFeed(section).open()
 
 
 def test_tls_to_a_port_without_it_is_told(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:

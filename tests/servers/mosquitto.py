@@ -24,11 +24,12 @@ class Mosquitto:
         *,
         password: bool = False,
         tls: bool = False,
+        client_certificates: bool = False,
         max_inflight: int = 20_000,
         max_packet: int | None = None,
         access: str = "",
     ) -> None:
-        """access: lines of an access list; empty for none."""
+        """access: lines of an access list; empty for none. client_certificates: with TLS, demanded of every client."""
         self.folder = folder
         self.port = free_port()
         self._program = program("mosquitto", "mosquitto")
@@ -55,6 +56,8 @@ class Mosquitto:
         if tls:
             make_certificates(folder)
             lines += [f"certfile {folder / 'server.crt'}", f"keyfile {folder / 'server.key'}"]
+        if client_certificates:
+            lines += [f"cafile {folder / 'ca.crt'}", "require_certificate true"]
         self._config = folder / "mosquitto.conf"
         self._config.write_text("\n".join(lines) + "\n")
 
@@ -101,15 +104,20 @@ def mosquitto(folder: Path, **options: object) -> Iterator[Mosquitto]:
 
 def make_certificates(folder: Path, host: str = "localhost") -> None:
     """An authority of its own (ca.crt) and a server certificate for `host`, by openssl."""
-    openssl = program("openssl", "openssl")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
-
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=Test authority",
-        "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
-    run("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", f"/CN={host}")
-    (folder / "server.ext").write_text(f"subjectAltName=DNS:{host}\n")
-    run("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-        "-out", "server.crt", "-extfile", "server.ext")  # fmt: skip
+    _openssl(folder, "req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2",
+             "-subj", "/CN=Test authority", "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    make_certificate(folder, "server", host)
+
+
+def make_certificate(folder: Path, name: str, host: str = "localhost", *, days: int = 2) -> None:
+    """A certificate for `host` by the authority in the folder: `name`.crt and `name`.key; expired with days < 0."""
+    _openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={host}")  # fmt: skip
+    (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{host}\n")
+    _openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+             "-days", str(days), "-out", f"{name}.crt", "-extfile", f"{name}.ext")  # fmt: skip
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run([program("openssl", "openssl"), *arguments], cwd=folder, check=True, capture_output=True)
