@@ -22,6 +22,7 @@ SLOTS = 1000
 """Nanoseconds in a microsecond: so many values of one asset, point and time can be kept beside the greatest."""
 _WIDEST_GAP_US = 3_600_000_000
 _MOST_QUESTIONS = 8
+_MANY_ASSETS = 100
 
 
 class Frontier:
@@ -72,10 +73,11 @@ class Lesser:
     value: float
 
 
-def windows(batch: Batch) -> Iterator[tuple[int, int, list[str]]]:
-    """(start, end, assets) of the questions that cover every row, start < time <= end in microseconds.
+def windows(batch: Batch) -> Iterator[tuple[int, int, list[str] | None]]:
+    """(start, end, assets) of the questions that cover every row, start < time <= end in microseconds; None is all.
 
-    Rows far apart are asked for apart: a straggler among readings of now must not have a month read back.
+    Rows far apart are asked for apart: a straggler among readings of now must not have a month read back. Of a short
+    time all assets are asked for at once where many are wanted.
     """
     order = np.argsort(batch.times, kind="stable")
     times = batch.times[order]
@@ -83,8 +85,9 @@ def windows(batch: Batch) -> Iterator[tuple[int, int, list[str]]]:
     widest = np.argsort(gaps)[::-1][: _MOST_QUESTIONS - 1]
     cuts = np.sort(widest[gaps[widest] > _WIDEST_GAP_US]) + 1
     for part in np.split(order, cuts):
+        start, end = int(batch.times[part].min()) - 1, int(batch.times[part].max())
         names = [batch.assets[code] for code in np.unique(batch.asset_of[part])]
-        yield int(batch.times[part].min()) - 1, int(batch.times[part].max()), names
+        yield start, end, None if len(names) > _MANY_ASSETS and end - start <= _WIDEST_GAP_US else names
 
 
 def merged(batch: Batch, answers: Sequence[Answer], points: Sequence[str]) -> tuple[Batch, list[Lesser]]:
@@ -95,13 +98,13 @@ def merged(batch: Batch, answers: Sequence[Answer], points: Sequence[str]) -> tu
     place = {(batch.assets[code], time): row for row, (code, time) in enumerate(_keys(batch))}
     there = np.full(batch.values.shape, np.nan)
     met = np.zeros(len(batch), dtype=bool)
-    columns = [batch.points.index(point) for point in points]
+    columns = np.array([batch.points.index(point) for point in points], dtype=np.intp)
     for answer in answers:
-        found = [place.get((answer.assets[code], time), -1) for code, time in _keys(answer)]
-        for stored, row in enumerate(found):
-            if row >= 0:
-                met[row] = True  # several series of one asset may hold a row each of one time
-                there[row, columns] = np.fmax(there[row, columns], answer.values[stored])
+        found = np.array([place.get((answer.assets[code], time), -1) for code, time in _keys(answer)], dtype=np.intp)
+        met[found[found >= 0]] = True
+        for some in _each_once(found):  # several series of one asset may hold a row each of one time
+            cells = np.ix_(found[some], columns)
+            there[cells] = np.fmax(there[cells], answer.values[some])
     # fmin and fmax pass over NaN: what was not read yields to what was
     greater, lesser = np.fmax(there, batch.values), np.fmin(there, batch.values)
     rows, fields = np.nonzero(lesser < greater)
@@ -114,6 +117,15 @@ def merged(batch: Batch, answers: Sequence[Answer], points: Sequence[str]) -> tu
     news = np.where(np.isnan(there) | (batch.values > there), batch.values, np.nan)
     chosen = np.flatnonzero(changed)
     return Batch(batch.assets, batch.asset_of[chosen], batch.times[chosen], batch.points, news[chosen]), kept
+
+
+def _each_once(found: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    """Places in `found` that are not -1, in groups in which no value stands twice."""
+    left = np.flatnonzero(found >= 0)
+    while len(left):
+        _, first = np.unique(found[left], return_index=True)
+        yield left[first]
+        left = np.delete(left, first)
 
 
 def _keys(rows: Batch | Answer) -> list[tuple[int, int]]:

@@ -240,7 +240,7 @@ def _message(error: ApiException) -> str:
         if lines:
             text += f": {next(iter(lines.values()))}"
     except (orjson.JSONDecodeError, AttributeError):
-        text = body.decode(errors="replace")
+        text = "" if body.lstrip().startswith(b"<") else body.decode(errors="replace")  # a proxy's page says less
     return " ".join((text or str(error.reason or "no reason given")).split())[:400]
 
 

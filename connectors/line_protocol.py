@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+import orjson
+
 from connectors.batches import EMPTY_MARKER, Batch
 from pm.domain import Event
 
@@ -15,16 +18,29 @@ READINGS = "readings"
 EVENTS = "events"
 CONFLICTS = "conflicts"
 
+_NOTHING = ("null", "")
 _KEY_ESCAPES = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
 _TEXT_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\"})
 
 
 def reading_lines(batch: Batch) -> Iterator[str]:
-    """One line per row, time in microseconds. A row without any value carries a marker: a line must have a field."""
-    fields = [f"{point.translate(_KEY_ESCAPES)}=" for point in batch.points]
+    """One line per row, time in microseconds. A row without any value carries a marker: a line must have a field.
+
+    Names are escaped once for a batch; numbers become their shortest exact text all at once, where NaN is null.
+    """
+    keys = [f"{point.translate(_KEY_ESCAPES)}=" for point in batch.points]
     series = [f"{READINGS},asset={asset.translate(_KEY_ESCAPES)} " for asset in batch.assets]
-    for asset, time, row in zip(batch.asset_of.tolist(), batch.times.tolist(), batch.values.tolist(), strict=True):
-        read = ",".join([f"{field}{value!r}" for field, value in zip(fields, row, strict=True) if value == value])
+    whole_row = ",".join(f"{key.replace('%', '%%')}%s" for key in keys)
+    numbers = orjson.dumps(np.ascontiguousarray(batch.values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+    cells = numbers[1:-1].decode().split(",")
+    whole: list[bool] = (~np.isnan(batch.values)).all(axis=1).tolist() if keys else [False] * len(batch)
+    rows = zip(batch.asset_of.tolist(), batch.times.tolist(), whole, strict=True)
+    for place, (asset, time, is_whole) in enumerate(rows):
+        own = cells[place * len(keys) : (place + 1) * len(keys)]
+        if is_whole:
+            read = whole_row % tuple(own)
+        else:
+            read = ",".join([key + cell for key, cell in zip(keys, own, strict=False) if cell not in _NOTHING])
         yield f"{series[asset]}{read or EMPTY_MARKER + '=1'} {time}"
 
 

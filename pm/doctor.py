@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from pm.config import Config
 from pm.edges import LOOPBACK, open_records, open_store, wall_now
@@ -39,6 +40,13 @@ def examine(config: Config) -> list[Finding]:
     return findings
 
 
+@runtime_checkable
+class _Described(Protocol):
+    """A store that is another program's, which can tell what it is."""
+
+    def describe(self) -> str: ...
+
+
 def _broker(config: Config) -> str:
     section = config.mqtt
     if not section.host:
@@ -65,7 +73,10 @@ def _store(config: Config) -> str:
     try:
         counts = store.counts()
         where = config.store.path if config.store.kind == "embedded" else f"{config.store.url}/{config.store.bucket}"
-        return f"{config.store.kind} at {where}: {counts['readings']:,} readings, {counts['events']:,} events"
+        beside = f", {len(conflicts):,} values beside greater ones" if len(conflicts := store.conflicts()) else ""
+        about = f"; {store.describe()}" if isinstance(store, _Described) else ""
+        held = f"{counts['readings']:,} readings, {counts['events']:,} events{beside}"
+        return f"{config.store.kind} at {where}: {held}{about}"
     finally:
         store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from connectors.influx import InfluxStore
 from connectors.influx_conflicts import SLOTS
 from connectors.influxql import parse_readings, parse_rows, parse_times, tag_value
 from connectors.line_protocol import bodies, event_lines, reading_lines
+from pm import doctor
+from pm.config import Config, StoreSection
+from pm.edges import open_store
 from pm.errors import StoreError, StoreUnavailable
 from tests.servers.influxdb import InfluxServer, influxdb
 from tests.servers.programs import free_port, program
@@ -210,6 +214,26 @@ def test_tls_is_verified(tmp_path: Path) -> None:
             stranger.counts()
         assert not caught.value.retryable
         stranger.close()
+
+
+def test_the_doctor_tells_which_server_it_is_and_what_it_can(server: InfluxServer) -> None:
+    section = StoreSection(kind="influxdb", url=server.url, bucket="examined", retention=timedelta(days=400))
+    store = open_store(Config(store=section))
+    store.write([reading("a", 1, x=1.0)], [event("a", 1, "error", "e")])
+    store.write([reading("a", 1, x=2.0)])
+    store.close()
+    said = doctor._store(Config(store=section))
+    assert "1 readings, 1 events, 1 values beside greater ones" in said
+    assert "InfluxDB 1.6.7~rc0 OSS: makes a database with its retention policy, deletes" in said
+    assert "keeps readings for 400 days" in said
+    longer = doctor._store(Config(store=section.model_copy(update={"retention": None})))
+    assert "asks for" not in longer
+    server.stop()
+    try:
+        with pytest.raises(StoreUnavailable, match=r"status 502 \(Bad Gateway\)"):
+            doctor._store(Config(store=section))
+    finally:
+        server.restart()
 
 
 @pytest.mark.parametrize(
