@@ -18,7 +18,7 @@ from dashboards import asset_charts
 from dashboards.fleet import Row, row, threshold
 from dashboards.sources import Explain, Sources, sources
 from dashboards.wording import chart_zone, since
-from pm.domain import Alert, Asset, EventKind, Forecast, Point, Reason
+from pm.domain import Alert, Asset, EventKind, Forecast, Point, Reason, from_us
 from pm.errors import PmError
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,8 @@ def page(name: str) -> str:
         events=events[:SHOWN_EVENTS],
         event_count=len(events),
         now=now,
+        from_us=from_us,
+        silence=held.records.silences().get(name),
         since=since,
         version=f"{found.last_reading}|{found.forecast.time if found.forecast else None}|{len(alerts)}",
     )

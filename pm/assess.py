@@ -161,7 +161,13 @@ class Assessor:
 
     def _forecasts(self, history: History, at: datetime) -> list[Forecast]:
         """One per asset, in the register's order."""
-        why = quality.abstentions(history, at, first=self._first_readings(history, at), rules=self._assess)
+        why = quality.abstentions(
+            history,
+            at,
+            first=self._first_readings(history, at),
+            rules=self._assess,
+            silences=self._register.silences(),
+        )
         able = tuple(asset for asset in history.assets if asset.name not in why)
         issued = (
             {f.asset: f for f in self.forecaster.forecast(history.only([asset.name for asset in able]), at)}

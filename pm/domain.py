@@ -107,6 +107,16 @@ class Event:
     code: str
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """An asset whose source has said that it can say nothing of it now (a device's death, a lost connection)."""
+
+    asset: str
+    since_us: int | None
+    """None where it is heard again."""
+    because: str
+
+
 @dataclass(frozen=True)
 class History:
     """Readings and events of some assets over some time, columnar: what training and forecasting take.

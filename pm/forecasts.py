@@ -10,7 +10,7 @@ from typing import Any
 
 from pm import archive, edges, quality
 from pm.config import Config
-from pm.domain import REPORTED_HOURS, Forecast, History
+from pm.domain import REPORTED_HOURS, Forecast, History, Silence
 from pm.errors import RecordingError, StoreError
 from pm.ports import Forecaster
 
@@ -35,7 +35,15 @@ def of_store(forecaster: Forecaster, config: Config, *, at: datetime | str, asse
                 raise StoreError(f"asset {asset!r} is not known; 'pm forecast' without --asset names them all")
             # The first reading decides whether there is history enough, and may lie before what was read here.
             spans = {name: first for name, (first, _) in store.span().items()}
-            return _issue(history, forecaster, config, at=moment, first=spans, explained=asset is not None)
+            return _issue(
+                history,
+                forecaster,
+                config,
+                at=moment,
+                first=spans,
+                explained=asset is not None,
+                silences=records.silences(),
+            )
         finally:
             store.close()
 
@@ -71,6 +79,7 @@ def _issue(
     at: datetime | str,
     first: Mapping[str, datetime],
     explained: bool,
+    silences: Mapping[str, Silence] | None = None,
 ) -> list[Issued]:
     """Forecasts by the rules of the service: what it would abstain from is abstained from here."""
     if isinstance(at, datetime):
@@ -82,7 +91,7 @@ def _issue(
     issued: dict[str, Issued] = {}
     for moment, names in groups.items():
         part = history.only(names)
-        silent = quality.abstentions(part, moment, first=first, rules=config.assess)
+        silent = quality.abstentions(part, moment, first=first, rules=config.assess, silences=silences or {})
         able = part.only([name for name in names if name not in silent])
         for forecast in forecaster.forecast(able, moment) if able.assets else []:
             reasons = forecaster.explain(able, moment, forecast.asset) if explained and not forecast.abstained else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from pm.domain import Alert, Asset, Cause, Event, FailureMode, Forecast, History, Point, Reading, Reason
+from pm.domain import Alert, Asset, Cause, Event, FailureMode, Forecast, History, Point, Reading, Reason, Silence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,6 +171,13 @@ class AssetSink(Protocol):
         """Make these assets known; those known already stay as they are."""
 
 
+class SourceRegister(Protocol):
+    """Learns what sources say of assets and points beside their readings."""
+
+    def note_source(self, silences: Sequence[Silence], points: Sequence[Point]) -> None:
+        """Keep who is silent since when (or heard again), and the units of points that nobody described."""
+
+
 class Publisher(Protocol):
     """Sends messages to the feed's other end: recordings played, simulated plants."""
 
@@ -284,3 +291,6 @@ class AssetRegister(Protocol):
     def points(self) -> tuple[Point, ...]: ...
 
     def failure_modes(self) -> tuple[FailureMode, ...]: ...
+
+    def silences(self) -> Mapping[str, Silence]:
+        """Assets whose source has said that it is silent, by name."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pm.config import AssessSection
-from pm.domain import Abstention, History
+from pm.domain import Abstention, History, Silence, to_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,13 +40,21 @@ class Limits:
 
 
 def abstentions(
-    history: History, at: datetime, *, first: Mapping[str, datetime], rules: AssessSection
+    history: History,
+    at: datetime,
+    *,
+    first: Mapping[str, datetime],
+    rules: AssessSection,
+    silences: Mapping[str, Silence] = MappingProxyType({}),
 ) -> dict[str, Abstention]:
     """The assets whose forecast at `at` must abstain, and why; an asset that may be forecast is absent.
 
     history: its readings must reach back over `Limits.stale_after` and `off_after`; none dated after `at` is used.
         Off points that no reading has are unknown, and an unknown point is not off.
     first: first reading of each asset; one never read is absent.
+    silences: assets whose source has said that it is silent. That is known at once, where a reading that does not come
+        is only missed after `stale_after`; it must have lasted a reading interval, so that a connection that is lost
+        and found again does not take a forecast away.
     Stale goes before off, and off before too little history: what the readings of now say before what is missing.
     """
     limits = Limits.of(rules, history.interval)
@@ -64,13 +73,17 @@ def abstentions(
         since = first.get(asset.name)
         if since is None or since > at:
             found[asset.name] = Abstention.TOO_LITTLE_HISTORY
-        elif asset.name not in fresh:
+        elif asset.name not in fresh or _silent(silences.get(asset.name), at - history.interval):
             found[asset.name] = Abstention.STALE
         elif asset.name in off:
             found[asset.name] = Abstention.OFF
         elif at - since < limits.min_history:
             found[asset.name] = Abstention.TOO_LITTLE_HISTORY
     return found
+
+
+def _silent(silence: Silence | None, since: datetime) -> bool:
+    return silence is not None and silence.since_us is not None and silence.since_us <= to_us(since)
 
 
 def _switched_off(

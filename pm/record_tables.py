@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """Revision of the migrations that makes exactly these tables."""
 
 metadata = sa.MetaData()
@@ -182,6 +182,14 @@ secret = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
+)
+
+silence = sa.Table(
+    "silence",
+    metadata,
+    sa.Column("asset", sa.Text, primary_key=True),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("because", sa.Text, nullable=False),
 )
 
 tick = sa.Table(

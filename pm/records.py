@@ -21,6 +21,7 @@ from pm.record_alerts import AlertRecords, JournalEntry
 from pm.record_database import Database, insert_new, insert_rows, replace_rows
 from pm.record_models import ModelRecords, ModelRow, Stage, StageChange
 from pm.record_register import RegisterRecords
+from pm.record_sources import SourceRecords
 from pm.record_tables import dead_letter, secret, tick
 from pm.record_users import Role, User, UserRecords
 
@@ -35,7 +36,7 @@ class DeadLetter:
     reject: Reject
 
 
-class Records(RegisterRecords, AlertRecords, ModelRecords, UserRecords):
+class Records(RegisterRecords, SourceRecords, AlertRecords, ModelRecords, UserRecords):
     """Everything that the service remembers apart from readings; it is the assessment log of a plant."""
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,20 @@ import pandas as pd
 from connectors.embedded import EmbeddedStore
 from pm.assess import Assessor, threshold_for
 from pm.config import AlertsSection, AssessSection, IngestSection, PlantSection
-from pm.domain import Alert, Asset, Event, EventKind, FailureMode, Forecast, History, Point, Reading, Recording, to_us
+from pm.domain import (
+    Alert,
+    Asset,
+    Event,
+    EventKind,
+    FailureMode,
+    Forecast,
+    History,
+    Point,
+    Reading,
+    Recording,
+    Silence,
+    to_us,
+)
 from pm.errors import RecordingError, StoreError
 from pm.ingest import FeedClock, Ingest
 from pm.ports import Delivery, Forecaster, Reject
@@ -221,6 +234,10 @@ class RecordedRegister:
 
     def failure_modes(self) -> tuple[FailureMode, ...]:
         return self.history.failure_modes
+
+    def silences(self) -> Mapping[str, Silence]:
+        """A recording is of what was heard."""
+        return {}
 
 
 class _NoDeadLetters:
