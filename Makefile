@@ -6,6 +6,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A Sparkplug edge node by somebody else, for the tests; apart from the packages of pm, since it needs an older paho-mqtt.
+EDGE := pysparkplug==0.6.1 paho-mqtt==1.6.1
 SERVERS := mosquitto influxdb nginx-light chromium postgresql
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -41,6 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for development into $(VENV)"
 	@$(PIP) --editable '.[dev]'
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/edge $(EDGE)
 	@touch $@
 
 # The tests start these servers themselves, on free loopback ports. Where they cannot be installed (no Debian, no root)

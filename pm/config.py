@@ -230,6 +230,42 @@ class MqttSection(BrokerSection):
         return self
 
 
+class SparkplugSection(Section):
+    """Sparkplug B edge nodes on the broker of [mqtt], of which pm is a host application."""
+
+    enabled: bool = False
+    """Take readings from Sparkplug B edge nodes as well."""
+    host_id: str = "pm"
+    """Host id, on which edge nodes may wait: spBv1.0/STATE/{host_id} says whether pm is there. Unique on the broker."""
+    groups: tuple[str, ...] = ()
+    """Groups to take readings from. Empty: all."""
+    asset: str = "{device}"
+    """Name of a device's asset, of {group}, {node} and {device}: "{node}/{device}" where device ids repeat."""
+    node_asset: str = "{node}"
+    """Name of an edge node's own asset, of {group} and {node}."""
+    nodes: Literal["auto", "always", "never"] = "auto"
+    """Whether an edge node's own metrics make it an asset. auto: where it has no devices."""
+    reorder_timeout: Duration = timedelta(seconds=5)
+    """How long a message waits for those before it (by sequence number) until the edge node is asked for its births."""
+    birth_timeout: Duration = timedelta(seconds=30)
+    """How long messages wait for the births asked for until they are read without."""
+
+    @model_validator(mode="after")
+    def _names_are_levels(self) -> Self:
+        for what, names in (("host_id", (self.host_id,)), ("groups", self.groups)):
+            for name in names:
+                if not name or any(mark in name for mark in "/+#\x00"):
+                    raise ValueError(f"{what} {name!r} is empty or has / + or #; write it as it stands in topics")
+        for field, template, known in (
+            ("asset", self.asset, {"group", "node", "device"}),
+            ("node_asset", self.node_asset, {"group", "node"}),
+        ):
+            parts = re.findall(r"\{([^{}]*)\}", template)
+            if not parts or not set(parts) <= known:
+                raise ValueError(f"{field} {template!r} is no template of {{{'}, {'.join(sorted(known))}}}")
+        return self
+
+
 class IngestSection(Section):
     """From messages to stored readings."""
 
@@ -418,6 +454,7 @@ class Config(Section):
     clock: ClockSection = ClockSection()
     store: StoreSection = StoreSection()
     mqtt: MqttSection = MqttSection()
+    sparkplug: SparkplugSection = SparkplugSection()
     ingest: IngestSection = IngestSection()
     records: RecordsSection = RecordsSection()
     models: ModelsSection = ModelsSection()

@@ -25,6 +25,7 @@ def examine(config: Config) -> list[Finding]:
     """One finding per part; a part that fails does not keep the others from being examined."""
     parts: list[tuple[str, Callable[[Config], str]]] = [
         ("broker", _broker),
+        ("sparkplug", _sparkplug),
         ("store", _store),
         ("records", _records),
         ("accelerator", _accelerator),
@@ -66,6 +67,14 @@ def _broker(config: Config) -> str:
     finally:
         probe.close()
     return f"{section.host}:{section.port} answers{', TLS verified' if section.tls else ', without TLS'}"
+
+
+def _sparkplug(config: Config) -> str:
+    section = config.sparkplug
+    if not section.enabled:
+        return "off; sparkplug.enabled takes readings from Sparkplug B edge nodes too"
+    groups = ", ".join(section.groups) or "all groups"
+    return f"host {section.host_id} on the broker above, for {groups}; assets are {section.asset}"
 
 
 def _store(config: Config) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pm.config import Config, MqttSection
 from pm.domain import to_us
 from pm.errors import FeedError, ModelError
-from pm.ports import Clock, Feed, ReadingStore
+from pm.ports import Clock, Feed, ReadingStore, SourceRegister
 
 if TYPE_CHECKING:
     from forecasting.predict import TransformerForecaster
@@ -45,10 +45,13 @@ def open_store(config: Config) -> ReadingStore:
     return EmbeddedStore(section.path)
 
 
-def feeds(config: Config, mqtt: MqttSection, *, one_subscription: bool) -> list[Feed]:
+def feeds(
+    config: Config, mqtt: MqttSection, *, one_subscription: bool, register: SourceRegister | None = None
+) -> list[Feed]:
     """The configured feeds, not opened yet; a feed of another kind joins the list here. Raises FeedError.
 
     mqtt: where the first broker is by now. one_subscription: it keeps order within a subscription only.
+    register: learns what Sparkplug B edge nodes say of assets and points beside their readings.
     """
     from connectors.mqtt import MqttFeed
 
@@ -58,7 +61,7 @@ def feeds(config: Config, mqtt: MqttSection, *, one_subscription: bool) -> list[
             'clock.source = "feed" follows one broker, since messages of several come in no order; '
             'remove [[mqtt.more]], or set clock.source = "wall"'
         )
-    return [
+    opened: list[Feed] = [
         MqttFeed(
             broker,
             queue=config.ingest.queue,
@@ -69,6 +72,19 @@ def feeds(config: Config, mqtt: MqttSection, *, one_subscription: bool) -> list[
         )
         for broker in (mqtt, *mqtt.more)
     ]
+    if config.sparkplug.enabled:
+        from connectors.sparkplug_feed import SparkplugFeed
+
+        opened.append(
+            SparkplugFeed(
+                mqtt,
+                config.sparkplug,
+                queue=config.ingest.queue,
+                max_future=None if follows_feed else config.ingest.max_future,
+                register=register,
+            )
+        )
+    return opened
 
 
 def open_records(config: Config) -> Records:

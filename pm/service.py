@@ -123,7 +123,7 @@ class Service:
         follows_feed = self.config.clock.source == "feed"
         watermark = FeedClock(self.records.last_tick(CLOCK_TICK), self._keep_watermark) if follows_feed else None
         one_subscription = not self.config.mqtt.host and not self._broker.keeps_order
-        for feed in feeds(self.config, self.mqtt, one_subscription=one_subscription):
+        for feed in feeds(self.config, self.mqtt, one_subscription=one_subscription, register=self.records):
             ingest = Ingest(
                 feed,
                 self.store,

@@ -1,0 +1,406 @@
+"""A Sparkplug B host's memory of edge nodes: births, aliases, order, deaths. Pure; time is an argument.
+
+A node is **in step** while its births are known and every message has the sequence number after the one before. A
+message ahead of its turn waits `reorder_us` for those before it. When they do not come, or data comes that no birth
+explains, the node is asked for its births (Node Control/Rebirth) and what it sends meanwhile is held: it is read by the
+new birth, so an alias whose meaning changed with a lost one is never taken for another. Where no birth comes within
+`birth_us`, the birth known before is used; where there is none, what carries its own names and types is read, and the
+rest is a dead letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from connectors.sparkplug import (
+    MetricTable,
+    Readout,
+    death_number,
+    parse_payload,
+    read_birth,
+    read_metrics,
+    sequence_number,
+)
+from connectors.sparkplug_names import AssetNames
+from connectors.sparkplug_nodes import NO_NEWS, HostCounts, Message, News, Node
+from connectors.sparkplug_topics import Verb, parse_topic
+from connectors.values import PayloadError
+from pm.domain import Reading, Silence
+from pm.ports import Delivery, Reject
+
+_MOST_AHEAD: Final = 100
+"""Messages ahead of their turn at most: numbers wrap at 256, and of these half must stay tellable from late ones."""
+_HELD_BYTES: Final = 32 << 20
+"""Payload bytes that wait for births at most, of all nodes; beyond that the oldest are read as if their time was up."""
+_ASK_AGAIN_US: Final = (10_000_000, 300_000_000)
+"""Until a node is asked again for its births, at first and at most; it doubles between."""
+_NODE_ALONE_US: Final = 2_000_000
+"""How long the values of a node's birth wait for a device's, where nodes are assets only without devices."""
+
+
+class SparkplugHost:
+    """What is known of every edge node. Messages in, in the order heard; deliveries and requests out."""
+
+    def __init__(
+        self,
+        names: AssetNames,
+        *,
+        reorder_us: int,
+        birth_us: int,
+        max_future_us: int | None = None,
+        most_held: int = _HELD_BYTES,
+    ) -> None:
+        """names: assets by group, node and device. reorder_us: how long a message waits for those before it.
+
+        birth_us: how long messages wait for the birth that explains them. max_future_us: values dated further ahead of
+        their receipt are refused; None where plant time is not now. most_held: payload bytes that wait for births.
+        """
+        self._most_held = most_held
+        self._names = names
+        self._reorder_us = reorder_us
+        self._birth_us = birth_us
+        self._max_future_us = max_future_us
+        self._nodes: dict[tuple[str, str], Node] = {}
+        self._silent: dict[str, bool] = {}
+        self._asking: list[tuple[str, str]] = []
+        self._held_bytes = 0
+        self.counts = HostCounts()
+
+    @property
+    def held(self) -> int:
+        """Messages that wait for a birth or for their turn."""
+        return sum(len(node.held) + len(node.ahead) for node in self._nodes.values())
+
+    @property
+    def alive(self) -> int:
+        """Edge nodes that are born and not dead."""
+        return sum(node.alive for node in self._nodes.values())
+
+    def requests(self) -> list[tuple[str, str]]:
+        """Group and node of everyone to be asked for births, since last asked here."""
+        asking, self._asking = self._asking, []
+        return asking
+
+    def _node(self, group: str, name: str) -> Node:
+        node = self._nodes.get((group, name))
+        if node is None:
+            node = self._nodes[group, name] = Node(group, name)
+        return node
+
+    def hear(self, topic: str, payload: bytes, received_us: int) -> list[Delivery]:
+        """One message. Never raises for what it holds: that is a delivery with a dead letter. What waits for another
+        message comes with that one, or with `tick`."""
+        origin = parse_topic(topic)
+        if origin is None:
+            return [Delivery(NO_NEWS)]
+        node = self._node(origin.group, origin.node)
+        message = Message(origin, topic, payload, received_us)
+        try:
+            message.parsed = parse_payload(payload)
+            message.stamp_ms = message.parsed.timestamp
+            if origin.verb is not Verb.NDEATH:
+                message.seq = sequence_number(message.parsed)
+        except PayloadError as error:
+            return [self._rejected(message, str(error))]
+        if origin.verb is Verb.NDEATH:
+            return list(self._node_dies(node, message))
+        if origin.verb is Verb.NBIRTH:
+            return list(self._node_is_born(node, message))
+        return list(self._in_turn(node, message))
+
+    def tick(self, now_us: int) -> list[Delivery]:
+        """What time alone brings: gaps that stay, births that do not come."""
+        found: list[Delivery] = []
+        for node in self._nodes.values():
+            if node.ahead and node.ahead_since_us + self._reorder_us <= now_us:
+                found += self._fall_out_of_step(node, now_us)
+            if node.held and node.held[0].received_us + self._birth_us <= now_us:
+                found += self._give_up_waiting(node, now_us - self._birth_us)
+            if node.birth is not None and node.birth.received_us + _NODE_ALONE_US <= now_us:
+                found += self._own_birth(node)
+        return found
+
+    def disconnected(self, at_us: int) -> list[Delivery]:
+        """The connection to the broker is lost: whatever anyone says meanwhile is not heard."""
+        found: list[Delivery] = []
+        for node in self._nodes.values():
+            found += self._own_birth(node)
+            found += self._set_aside(node)
+            node.expected = None
+            node.asked_us = node.ask_wait_us = 0
+            found += self._silenced(node, ("", *node.devices), at_us, "the connection to the broker is lost")
+        return found
+
+    # Order
+
+    def _in_turn(self, node: Node, message: Message) -> Iterator[Delivery]:
+        if node.expected is None:
+            self._ask(node, message.received_us)
+            yield from self._out_of_step(node, message)
+            return
+        gap = (message.seq - node.expected) & 255
+        if gap == 0:
+            yield from self._next(node, message)
+            while node.ahead and node.expected in node.ahead:
+                yield from self._next(node, node.ahead.pop(node.expected))
+        elif gap < 128 and message.seq not in node.ahead:
+            if not node.ahead:
+                node.ahead_since_us = message.received_us
+            node.ahead[message.seq] = message
+            if len(node.ahead) > _MOST_AHEAD:
+                yield from self._fall_out_of_step(node, message.received_us)
+        else:
+            yield from self._late(node, message)
+
+    def _next(self, node: Node, message: Message) -> Iterator[Delivery]:
+        node.expected = (message.seq + 1) & 255
+        node.last = message.seq
+        if node.ahead:
+            node.ahead_since_us = message.received_us
+        yield from self._apply(node, message)
+
+    def _late(self, node: Node, message: Message) -> Iterator[Delivery]:
+        """After its turn: its values are as good as any, but what it says of births and deaths may be over."""
+        scope = node.scope(message.origin.device)
+        if message.origin.verb is Verb.DDEATH:
+            yield Delivery(NO_NEWS)
+        elif message.origin.verb is Verb.DBIRTH and scope.born:
+            yield self._birth(read_birth(message.parsed), message)
+        else:
+            yield from self._apply(node, message)
+
+    def _out_of_step(self, node: Node, message: Message) -> Iterator[Delivery]:
+        """A device's birth and death speak for themselves; data waits for the node's birth."""
+        if message.origin.verb in (Verb.DBIRTH, Verb.DDEATH):
+            yield from self._apply(node, message)
+        else:
+            yield from self._hold(node, message)
+
+    def _set_aside(self, node: Node) -> list[Delivery]:
+        """The messages that wait for their turn, in their order, as of a node out of step."""
+        first = node.expected or 0
+        waiting = sorted(node.ahead.values(), key=lambda message: (message.seq - first) & 255)
+        node.ahead.clear()
+        return [delivery for message in waiting for delivery in self._out_of_step(node, message)]
+
+    def _fall_out_of_step(self, node: Node, now_us: int) -> list[Delivery]:
+        self.counts.lost += 1
+        self._ask(node, now_us)
+        found = self._set_aside(node)
+        node.expected = None
+        return found
+
+    # What messages do
+
+    def _apply(self, node: Node, message: Message) -> Iterator[Delivery]:
+        origin = message.origin
+        if origin.verb is Verb.DBIRTH:
+            yield from self._device_is_born(node, message)
+        elif origin.verb is Verb.DDEATH:
+            node.scope(origin.device).born = False
+            self.counts.deaths += 1
+            yield from self._silenced(node, (origin.device,), _dated(message), "its device death was published")
+        elif node.scope(origin.device).born:
+            yield from self._data(node, message)
+        else:
+            self._ask(node, message.received_us)
+            yield from self._hold(node, message)
+
+    def _node_is_born(self, node: Node, message: Message) -> Iterator[Delivery]:
+        bd_seq = death_number(message.parsed)
+        again = node.alive and bd_seq == node.bd_seq
+        yield from self._set_aside(node)
+        node.alive, node.bd_seq = True, bd_seq
+        node.expected, node.last = (message.seq + 1) & 255, message.seq
+        node.asked_us = node.ask_wait_us = 0
+        node.own.table, node.own.born = read_birth(message.parsed), True
+        for scope in node.devices.values():
+            scope.born = False
+        self.counts.births += 1
+        if not again:
+            yield from self._silenced(node, tuple(node.devices), message.received_us, "its node was born anew")
+        delivery = self._birth(node.own.table, message)
+        if self._names.node_waits:
+            node.birth = delivery
+        else:
+            yield delivery
+        # What overtook the birth is dated after it, and comes in the turn that it would have had.
+        overtakers = [held for held in node.held if held.stamp_ms >= message.stamp_ms > 0]
+        for held in [held for held in node.held if not held.origin.device and held not in overtakers]:
+            yield self._last_reading(node.own.table, self._unstow(node, held))
+        for held in sorted(overtakers, key=lambda held: (held.seq - message.seq - 1) & 255):
+            if held.seq == node.expected:
+                yield from self._next(node, self._unstow(node, held))
+            elif not held.origin.device:
+                yield self._last_reading(node.own.table, self._unstow(node, held))
+
+    def _device_is_born(self, node: Node, message: Message) -> Iterator[Delivery]:
+        origin = message.origin
+        scope = node.scope(origin.device)
+        scope.table, scope.born = read_birth(message.parsed), True
+        self.counts.births += 1
+        self._names.node_has_devices(origin.group, origin.node)
+        if self._names.node_waits:
+            node.birth = None
+        yield self._birth(scope.table, message)
+        for held in [held for held in node.held if held.origin.device == origin.device]:
+            yield self._last_reading(scope.table, self._unstow(node, held))
+
+    def _node_dies(self, node: Node, message: Message) -> Iterator[Delivery]:
+        """A death counts for the session that its bdSeq names. A later number than the birth's is of a session whose
+        birth was never heard, so the one we know is over too."""
+        bd_seq = death_number(message.parsed)
+        known = node.bd_seq
+        stray = known is not None and (bd_seq is None or (bd_seq - known) & 255 >= 128)
+        if not node.alive or stray:
+            self.counts.stray_deaths += 1
+            yield Delivery(NO_NEWS)
+            return
+        yield from self._own_birth(node)
+        yield from self._set_aside(node)
+        node.alive = node.own.born = False
+        node.expected = None
+        for scope in node.devices.values():
+            scope.born = False
+        self.counts.deaths += 1
+        yield from self._silenced(node, ("", *node.devices), message.received_us, "its edge node's death was published")
+
+    # Readings
+
+    def _birth(self, table: MetricTable, message: Message) -> Delivery:
+        claim = self._names.claim(*message.origin[1:])
+        if claim.refusal is not None:
+            return self._rejected(message, claim.refusal)
+        if claim.asset is None:
+            return Delivery(NO_NEWS)
+        delivery = self._delivery(message, claim.asset, self._read(message, table), table.faults)
+        ended = self._heard(claim.asset) or delivery.receipt.silences  # type: ignore[attr-defined]
+        return replace(delivery, receipt=News(ended, table.points)) if ended or table.points else delivery
+
+    def _data(self, node: Node, message: Message) -> Iterator[Delivery]:
+        if node.birth is not None:
+            yield from self._own_birth(node)
+        claim = self._names.claim(*message.origin[1:])
+        if claim.asset is None:
+            yield Delivery(NO_NEWS) if claim.refusal is None else self._rejected(message, claim.refusal)
+            return
+        readout = self._read(message, node.scope(message.origin.device).table or MetricTable())
+        yield self._delivery(message, claim.asset, readout)
+        if readout.unknown:  # the rest of it waits for a birth that knows it
+            self._ask(node, message.received_us)
+            yield from self._hold(node, message)
+
+    def _read(self, message: Message, table: MetricTable, guess: bool = False) -> Readout:
+        latest = None if self._max_future_us is None else message.received_us + self._max_future_us
+        return read_metrics(message.parsed, message.payload, table, message.received_us, latest_us=latest, guess=guess)
+
+    def _delivery(self, message: Message, asset: str, readout: Readout, faults: tuple[str, ...] = ()) -> Delivery:
+        self.counts.unfit += readout.unfit
+        faults += readout.faults
+        return Delivery(
+            News(self._heard(asset)) if readout.values and self._silent.get(asset) else NO_NEWS,
+            readings=tuple([Reading(asset, time_us, values) for time_us, values in readout.values.items()]),
+            rejects=(_reject(message, _listed(faults)),) if faults else (),
+            topic=message.topic,
+            payload=message.payload,
+            received_us=message.received_us,
+        )
+
+    @staticmethod
+    def _rejected(message: Message, why: str) -> Delivery:
+        return Delivery(
+            NO_NEWS,
+            rejects=(_reject(message, why),),
+            topic=message.topic,
+            payload=message.payload,
+            received_us=message.received_us,
+        )
+
+    @staticmethod
+    def _own_birth(node: Node) -> list[Delivery]:
+        delivery, node.birth = node.birth, None
+        return [] if delivery is None else [delivery]
+
+    # Waiting for births
+
+    def _hold(self, node: Node, message: Message) -> Iterator[Delivery]:
+        message.parsed = None
+        self._held_bytes += len(message.payload)
+        node.held.append(message)
+        while self._held_bytes > self._most_held:
+            oldest = min((n for n in self._nodes.values() if n.held), key=lambda n: n.held[0].received_us)
+            yield from self._give_up_waiting(oldest, oldest.held[0].received_us)
+
+    def _unstow(self, node: Node, message: Message) -> Message:
+        node.held.remove(message)
+        return self._taken(message)
+
+    def _taken(self, message: Message) -> Message:
+        self._held_bytes -= len(message.payload)
+        message.parsed = parse_payload(message.payload)
+        return message
+
+    def _give_up_waiting(self, node: Node, until_us: int) -> Iterator[Delivery]:
+        """Read what has been held since `until_us` or longer by what is known. A node that was in step once counts as
+        in step again, and then all of it is read."""
+        resume = node.alive and node.expected is None
+        while node.held and (resume or node.held[0].received_us <= until_us):
+            message = self._taken(node.held.popleft())
+            node.last = message.seq
+            yield self._last_reading(node.scope(message.origin.device).table, message)
+        if resume:
+            node.expected = (node.last + 1) & 255
+
+    def _last_reading(self, table: MetricTable | None, message: Message) -> Delivery:
+        """A held message by this table, or by its own names and types; what stays unknown is a dead letter."""
+        claim = self._names.claim(*message.origin[1:])
+        if claim.asset is None:
+            return Delivery(NO_NEWS) if claim.refusal is None else self._rejected(message, claim.refusal)
+        readout = self._read(message, table or MetricTable(), guess=True)
+        faults: tuple[str, ...] = ()
+        if readout.unknown:
+            faults = (f"no birth names {_listed(readout.unknown)}; let the edge node answer Node Control/Rebirth",)
+        return self._delivery(message, claim.asset, readout, faults)
+
+    def _ask(self, node: Node, now_us: int) -> None:
+        if node.asked_us and now_us < node.asked_us + node.ask_wait_us:
+            return
+        node.asked_us = now_us
+        node.ask_wait_us = min(max(2 * node.ask_wait_us, _ASK_AGAIN_US[0]), _ASK_AGAIN_US[1])
+        self._asking.append((node.group, node.name))
+        self.counts.requests += 1
+
+    # Silence
+
+    def _silenced(self, node: Node, devices: Iterable[str], at_us: int, why: str) -> list[Delivery]:
+        """The assets of these devices (the node's own for "") are heard no longer."""
+        silences = []
+        for device in devices:
+            asset = self._names.claim(node.group, node.name, device).asset if node.scope(device).table else None
+            if asset is not None and not self._silent.get(asset):
+                self._silent[asset] = True
+                silences.append(Silence(asset, at_us, why))
+        return [Delivery(News(tuple(silences)), received_us=at_us)] if silences else []
+
+    def _heard(self, asset: str) -> tuple[Silence, ...]:
+        """That the asset is heard again, where that is not known yet: a silence may be remembered from before."""
+        if self._silent.get(asset) is False:
+            return ()
+        self._silent[asset] = False
+        return (Silence(asset, None, ""),)
+
+
+def _dated(message: Message) -> int:
+    """When it says that it was sent, in microseconds; never after it was received."""
+    return min(message.stamp_ms * 1000, message.received_us) or message.received_us
+
+
+def _reject(message: Message, why: str) -> Reject:
+    return Reject(message.topic, message.payload, why, message.received_us)
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    """A few of them, and how many more: a reason is one line."""
+    return "; ".join(words[:3]) + (f"; and {len(words) - 3} more" if len(words) > 3 else "")
