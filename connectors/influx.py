@@ -39,7 +39,16 @@ from connectors.influxql import (
     parse_summaries,
     parse_times,
 )
-from connectors.line_protocol import CONFLICTS, EVENTS, READINGS, bodies, conflict_line, event_lines, reading_lines
+from connectors.line_protocol import (
+    CONFLICTS,
+    EVENTS,
+    READINGS,
+    bodies,
+    conflict_line,
+    event_lines,
+    longest_line,
+    reading_lines,
+)
 from pm.domain import EARLIEST, LATEST, Event, Reading, from_us, to_us
 from pm.errors import RowsRefused, StoreError
 
@@ -50,8 +59,8 @@ _LONGEST_READ_US = 28 * 86_400_000_000
 _SHORTEST_READ_US = 60_000_000
 _ASSETS_PER_QUERY = 200
 _ROWS_PER_BODY = 10_000
-_VALUES_PER_BODY = 200_000
-"""About 4 MB of lines."""
+_BYTES_PER_BODY = 4_000_000
+"""Servers, and proxies before them, take 10 MB and more."""
 _NUMERIC = {"float", "integer", "unsigned"}
 _ALL_TIME = (to_us(EARLIEST), to_us(LATEST))
 
@@ -213,7 +222,7 @@ class InfluxStore:
         with self._writing:
             for batch in batches:
                 self._look_ahead(batch)
-                size = max(1, min(_ROWS_PER_BODY, _VALUES_PER_BODY // max(1, len(batch.points))))
+                size = max(1, min(_ROWS_PER_BODY, _BYTES_PER_BODY // longest_line(batch)))
                 for start in range(0, len(batch), size):
                     refused |= self._store_part(server, batch.rows(slice(start, start + size)))
             for start in range(0, len(events), _ROWS_PER_BODY):

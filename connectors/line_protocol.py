@@ -33,8 +33,8 @@ def reading_lines(batch: Batch) -> Iterator[str]:
     whole_row = ",".join(f"{key.replace('%', '%%')}%s" for key in keys)
     numbers = orjson.dumps(np.ascontiguousarray(batch.values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
     cells = numbers[1:-1].decode().split(",")
-    whole: list[bool] = (~np.isnan(batch.values)).all(axis=1).tolist() if keys else [False] * len(batch)
-    rows = zip(batch.asset_of.tolist(), batch.times.tolist(), whole, strict=True)
+    whole = np.isfinite(batch.values).all(axis=1) if keys else np.zeros(len(batch), dtype=np.bool_)
+    rows = zip(batch.asset_of.tolist(), batch.times.tolist(), np.asarray(whole).tolist(), strict=True)
     for place, (asset, time, is_whole) in enumerate(rows):
         own = cells[place * len(keys) : (place + 1) * len(keys)]
         if is_whole:
@@ -42,6 +42,12 @@ def reading_lines(batch: Batch) -> Iterator[str]:
         else:
             read = ",".join([key + cell for key, cell in zip(keys, own, strict=False) if cell not in _NOTHING])
         yield f"{series[asset]}{read or EMPTY_MARKER + '=1'} {time}"
+
+
+def longest_line(batch: Batch) -> int:
+    """Bytes that a line of this batch has at most, near enough: every point read, numbers at their longest."""
+    names = sum(2 + 2 * len(point.encode()) for point in batch.points)
+    return 64 + 24 * len(batch.points) + names + 2 * max((len(asset.encode()) for asset in batch.assets), default=0)
 
 
 def conflict_line(asset: str, time_ns: int, point: str, value: float) -> str:
