@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forecasting.features import Features
 from forecasting.labels import Labels
-from forecasting.windows import FeatureSchema, Grid, Ints
+from forecasting.windows import Grid, Ints
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Resident:
         schema = grid.schema
         self.schema = schema
         self.device = torch.device(device)
-        self._steps = self._put(features.steps)
-        self._slow = self._put(features.slow)
+        self._steps = self._held(features.steps)
+        self._slow = self._held(features.slow)
         self._static = self._put(features.static)
         self._observed = self._put(features.observed)
-        self._summary = self._put(features.summary)
+        self._summary = self._held(features.summary)
         self._place = None
         if features.summarised is not None:
             place = np.full(len(grid), -1, dtype=np.int64)
@@ -91,6 +91,13 @@ class Resident:
     def _put(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
+    def _held(self, values: np.ndarray) -> Tensor:
+        """On the device, but for what is mapped from a file: that stays where it is, and is gathered there."""
+        return torch.from_numpy(values) if isinstance(values, np.memmap) else self._put(values)
+
+    def _gather(self, table: Tensor, rows: Tensor) -> Tensor:
+        return table[rows.to(table.device)].to(self.device)
+
     def windows(self, ends: Ints, last: bool = False) -> Windows:
         """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding.
 
@@ -98,14 +105,15 @@ class Resident:
         where the features were summarised at some rows only.
         """
         rows, begun = self._rows(ends)
-        steps = torch.where(begun[..., None], self._steps[rows], 0.0)
+        steps = torch.where(begun[..., None], self._gather(self._steps, rows), 0.0)
         closing = slice(self.schema.patch - 1, None, self.schema.patch)
         alive = begun[:, closing]
-        slow = torch.where(alive[..., None], self._slow[rows[:, closing]], 0.0)
+        slow = torch.where(alive[..., None], self._gather(self._slow, rows[:, closing]), 0.0)
         if last or self._place is not None:
-            summary = self._summary[rows[:, -1] if self._place is None else self._place[rows[:, -1]]][:, None]
+            end = rows[:, -1] if self._place is None else self._place[rows[:, -1]]
+            summary = self._gather(self._summary, end)[:, None]
         else:
-            summary = self._summary[rows[:, closing]]
+            summary = self._gather(self._summary, rows[:, closing])
         return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive, summary)
 
     def alive(self, ends: Ints) -> Tensor:
@@ -127,8 +135,3 @@ class Resident:
         return Targets(
             self._event_bin[rows], self._known_bins[rows], self._modes[rows], self._rul[rows], self._rul_known[rows]
         )
-
-
-def widths(schema: FeatureSchema, features: Features) -> tuple[int, int, int]:
-    """Columns of step, slow and static features."""
-    return features.steps.shape[1], features.slow.shape[1], features.static.shape[1]

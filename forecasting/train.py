@@ -16,10 +16,11 @@ from forecasting.batches import Resident
 from forecasting.calibrate import Calibration, fit_calibration
 from forecasting.checkpoint import Artefact, installed_versions
 from forecasting.epochs import Epoch, EpochLoop, Progress, validation_nll
-from forecasting.features import features_of, fit_normaliser
+from forecasting.features import Features, fit_normaliser
 from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
 from forecasting.losses import censored_nll
+from forecasting.mapped import features_within
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
 from forecasting.profiling import profiled
@@ -57,6 +58,8 @@ class Execution:
     """File that training's state is kept in, and gone on from where it holds one; removed at the end."""
     profile: Path | None = None
     """Folder for a trace and a memory timeline."""
+    scratch: Path | None = None
+    """Folder for features that do not fit into memory; the system's for temporary files when None."""
 
 
 PLAIN = Execution()
@@ -106,25 +109,13 @@ def fit(
     eligible = None if start_from is None else _rows_after(grid, labels, start_from)
     normaliser = fit_normaliser(grid) if start_from is None else start_from.normaliser
     base = base_hazard(labels)
-    features = features_of(grid, normaliser)
+    features = features_within(grid, normaliser, settings.memory, device, execution.scratch)
     resident = Resident(grid, features, labels, device=device)
-    sizes = Architecture(
-        points=len(schema.points),
-        step_columns=features.steps.shape[1],
-        slow_columns=features.slow.shape[1],
-        static_columns=features.static.shape[1],
-        patch=schema.patch,
-        horizon=schema.horizon_steps,
-        modes=len(schema.failure_modes),
-        width=settings.width,
-        layers=settings.layers,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        summary_columns=features.summary.shape[1],
-    )
+    sizes = architecture_of(schema, features, settings)
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
     validation_labels = labels_of(validation_grid)
-    validation = Resident(validation_grid, features_of(validation_grid, normaliser), validation_labels, device=device)
+    seen = features_within(validation_grid, normaliser, settings.memory, device, execution.scratch)
+    validation = Resident(validation_grid, seen, validation_labels, device=device)
     judged = _judged_rows(validation_grid, validation_labels, validation_from)
     if not len(judged):
         raise TrainingError(
@@ -192,6 +183,24 @@ def fit(
     seconds = time.monotonic() - began
     log.info("trained %s in %.0f s, %d epochs: %s", artefact.version, seconds, len(epochs), metrics)
     return Trained(artefact, tuple(epochs), precision, seconds)
+
+
+def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSection) -> Architecture:
+    """Sizes of the network that reads these features."""
+    return Architecture(
+        points=len(schema.points),
+        step_columns=features.steps.shape[1],
+        slow_columns=features.slow.shape[1],
+        static_columns=features.static.shape[1],
+        patch=schema.patch,
+        horizon=schema.horizon_steps,
+        modes=len(schema.failure_modes),
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        dropout=settings.dropout,
+        summary_columns=features.summary.shape[1],
+    )
 
 
 def _rows_after(grid: Grid, labels: Labels, model: Artefact) -> Ints:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -179,6 +179,26 @@ class Grid:
     def observed(self) -> npt.NDArray[np.bool_]:
         """[N] whether anything was read in the step."""
         return np.asarray(~np.isnan(self.values).all(axis=1))
+
+    def part(self, first: int, after: int) -> Grid:
+        """The grid of the assets `first` to `after` (exclusive) alone."""
+        rows = slice(int(self.offsets[first]), int(self.offsets[after]))
+
+        def own(assets: Ints, *columns: Ints) -> tuple[Ints, ...]:
+            kept = slice(*np.searchsorted(assets, (first, after)).tolist())
+            return assets[kept] - first, *(column[kept] for column in columns)
+
+        return Grid(
+            self.schema,
+            self.assets[first:after],
+            self.phase_us,
+            self.offsets[first : after + 1] - self.offsets[first],
+            self.first_step[first:after],
+            self.values[rows],
+            cast(tuple[tuple[Ints, Ints], ...], tuple(own(*channel) for channel in self.visible)),
+            cast(tuple[Ints, Ints, Ints], own(*self.failures)),
+            self.end_us[first:after],
+        )
 
 
 def grid_of(history: History, schema: FeatureSchema, *, until: datetime | None = None) -> Grid:

@@ -376,6 +376,8 @@ class TrainSection(Section):
     """Let fp32 matrix products of a GPU use TF32, which keeps ten bits of the fraction."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the network for training; auto does so on a GPU, where it pays."""
+    memory: Literal["auto", "resident", "mapped"] = "auto"
+    """Where features are kept: on the device, or mapped from a file; auto maps what half of the memory cannot hold."""
     snapshot: Duration = timedelta(minutes=5)
     """Between two saves of training's own state, from which it goes on after a crash (pm train --resume)."""
     schedule_features: Literal["off", "coarse", "exact"] = "coarse"
@@ -418,7 +420,7 @@ class RetrainSection(Section):
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.9
     """Bootstrap confidence over assets that the challenger is better, needed to promote it."""
     warm: bool = False
-    """The challenger goes on from the champion's weights with what came since, which takes seconds: for frequent runs."""
+    """The challenger goes on from the champion with what came since, which takes seconds: for frequent runs."""
 
 
 class DashboardSection(Section):

@@ -122,7 +122,7 @@ class LinkState:
 
 
 class Feed(Protocol):
-    """A source of readings that waits for an acknowledgement: MQTT now, OPC UA later; docs/feeds.md is for who adds one.
+    """A source of readings that waits for an acknowledgement: MQTT now, OPC UA later. How to add one: docs/feeds.md.
 
     A feed bounds its own memory. What its source sends beyond that is left waiting there where the source can wait, and
     else dropped and counted. `take` and `acknowledge` are called by one thread; the properties may be read by any.

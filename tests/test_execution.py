@@ -284,3 +284,32 @@ def test_training_of_a_changed_history_is_another(plant, tmp_path):
     shorter = replace(plant, readings=plant.readings.iloc[:-50].reset_index(drop=True))
     with pytest.raises(TrainingError, match="other data"):
         trained(shorter, execution=Execution(snapshots=state), fingerprint="b")
+
+
+def test_mapped_features_are_the_same_bits(plant, monkeypatch, tmp_path):
+    from forecasting import mapped
+
+    grid = grid_of(plant, schema_of(plant, TINY))
+    normaliser = fit_normaliser(grid)
+    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 1500)  # two assets at most
+    held, laid = (
+        features_of(grid, normaliser),
+        mapped.features_within(grid, normaliser, "mapped", torch.device("cpu"), tmp_path),
+    )
+    assert isinstance(laid.summary, np.memmap)
+    for name in ("steps", "slow", "static", "observed", "summary"):
+        np.testing.assert_array_equal(getattr(held, name), getattr(laid, name), err_msg=name)
+    assert not list(tmp_path.iterdir())  # nothing to clean up after a crash
+    assert trained(plant).version == trained(plant, STILL.model_copy(update={"memory": "mapped"})).version
+
+
+def test_features_too_large_for_memory_are_mapped(plant, monkeypatch, tmp_path):
+    from forecasting import mapped
+
+    grid = grid_of(plant, schema_of(plant, TINY))
+    normaliser = fit_normaliser(grid)
+    monkeypatch.setattr(mapped, "_free", lambda device: 1_000_000)
+    assert isinstance(mapped.features_within(grid, normaliser, "auto", torch.device("cpu"), tmp_path).steps, np.memmap)
+    with pytest.raises(TrainingError, match="no room"):
+        monkeypatch.setattr(np, "memmap", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
+        mapped.features_within(grid, normaliser, "auto", torch.device("cpu"), tmp_path)

@@ -139,7 +139,7 @@ def train(
                 name=name,
                 shuffle_labels=shuffle_labels,
                 start_from=start_from,
-                execution=Execution(progress=report, workers=team, snapshots=state, profile=profile),
+                execution=Execution(report, team, snapshots=state, profile=profile, scratch=folder.parent),
             )
         if team.leads:
             state.unlink(missing_ok=True)
