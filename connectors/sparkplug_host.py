@@ -18,11 +18,14 @@ from connectors.sparkplug import (
     MetricTable,
     Readout,
     death_number,
+    parse_columns,
     parse_payload,
     read_birth,
+    read_data,
     read_metrics,
     sequence_number,
 )
+from connectors.sparkplug_deliveries import dated, listed, reject, rejected
 from connectors.sparkplug_names import AssetNames
 from connectors.sparkplug_nodes import NO_NEWS, HostCounts, Message, News, Node
 from connectors.sparkplug_topics import Verb, parse_topic
@@ -30,6 +33,7 @@ from connectors.values import PayloadError
 from pm.domain import Reading, Silence
 from pm.ports import Delivery, Reject
 
+_DATA: Final = (Verb.NDATA, Verb.DDATA)
 _MOST_AHEAD: Final = 100
 """Messages ahead of their turn at most: numbers wrap at 256, and of these half must stay tellable from late ones."""
 _HELD_BYTES: Final = 32 << 20
@@ -98,16 +102,19 @@ class SparkplugHost:
         node = self._node(origin.group, origin.node)
         message = Message(origin, topic, payload, received_us)
         try:
-            message.parsed = parse_payload(payload)
+            message.parsed = parse_columns(payload) if origin.verb in _DATA else parse_payload(payload)
             message.stamp_ms = message.parsed.timestamp
             if origin.verb is not Verb.NDEATH:
                 message.seq = sequence_number(message.parsed)
         except PayloadError as error:
-            return [self._rejected(message, str(error))]
+            return [rejected(message, str(error))]
         if origin.verb is Verb.NDEATH:
             return list(self._node_dies(node, message))
         if origin.verb is Verb.NBIRTH:
             return list(self._node_is_born(node, message))
+        if origin.verb in _DATA and message.seq == node.expected and not node.ahead and node.scope(origin.device).born:
+            node.expected, node.last = (message.seq + 1) & 255, message.seq
+            return self._data(node, message)  # as nearly every message; what follows says the same at greater length
         return list(self._in_turn(node, message))
 
     def tick(self, now_us: int) -> list[Delivery]:
@@ -201,7 +208,7 @@ class SparkplugHost:
         elif origin.verb is Verb.DDEATH:
             node.scope(origin.device).born = False
             self.counts.deaths += 1
-            yield from self._silenced(node, (origin.device,), _dated(message), "its device death was published")
+            yield from self._silenced(node, (origin.device,), dated(message), "its device death was published")
         elif node.scope(origin.device).born:
             yield from self._data(node, message)
         else:
@@ -232,7 +239,7 @@ class SparkplugHost:
             yield self._last_reading(node.own.table, self._unstow(node, held))
         for held in sorted(overtakers, key=lambda held: (held.seq - message.seq - 1) & 255):
             if held.seq == node.expected:
-                yield from self._next(node, self._unstow(node, held))
+                yield from self._next(node, self._parsed(self._unstow(node, held)))
             elif not held.origin.device:
                 yield self._last_reading(node.own.table, self._unstow(node, held))
 
@@ -272,29 +279,36 @@ class SparkplugHost:
     def _birth(self, table: MetricTable, message: Message) -> Delivery:
         claim = self._names.claim(*message.origin[1:])
         if claim.refusal is not None:
-            return self._rejected(message, claim.refusal)
+            return rejected(message, claim.refusal)
         if claim.asset is None:
             return Delivery(NO_NEWS)
-        delivery = self._delivery(message, claim.asset, self._read(message, table), table.faults)
+        readout = read_metrics(message.parsed, table, message.received_us, latest_us=self._latest(message))
+        delivery = self._delivery(message, claim.asset, readout, table.faults)
         ended = self._heard(claim.asset) or delivery.receipt.silences  # type: ignore[attr-defined]
         return replace(delivery, receipt=News(ended, table.points)) if ended or table.points else delivery
 
-    def _data(self, node: Node, message: Message) -> Iterator[Delivery]:
-        if node.birth is not None:
-            yield from self._own_birth(node)
-        claim = self._names.claim(*message.origin[1:])
+    def _data(self, node: Node, message: Message) -> list[Delivery]:
+        found = [] if node.birth is None else self._own_birth(node)
+        origin = message.origin
+        claim = self._names.claim(origin.group, origin.node, origin.device)
         if claim.asset is None:
-            yield Delivery(NO_NEWS) if claim.refusal is None else self._rejected(message, claim.refusal)
-            return
-        readout = self._read(message, node.scope(message.origin.device).table or MetricTable())
-        yield self._delivery(message, claim.asset, readout)
+            found.append(Delivery(NO_NEWS) if claim.refusal is None else rejected(message, claim.refusal))
+            return found
+        table = node.scope(origin.device).table or MetricTable()
+        try:
+            readout = read_data(
+                message.parsed, message.payload, table, message.received_us, latest_us=self._latest(message)
+            )
+        except PayloadError as error:
+            return [*found, rejected(message, str(error))]
+        found.append(self._delivery(message, claim.asset, readout))
         if readout.unknown:  # the rest of it waits for a birth that knows it
             self._ask(node, message.received_us)
-            yield from self._hold(node, message)
+            found += self._hold(node, message)
+        return found
 
-    def _read(self, message: Message, table: MetricTable, guess: bool = False) -> Readout:
-        latest = None if self._max_future_us is None else message.received_us + self._max_future_us
-        return read_metrics(message.parsed, message.payload, table, message.received_us, latest_us=latest, guess=guess)
+    def _latest(self, message: Message) -> int | None:
+        return None if self._max_future_us is None else message.received_us + self._max_future_us
 
     def _delivery(self, message: Message, asset: str, readout: Readout, faults: tuple[str, ...] = ()) -> Delivery:
         self.counts.unfit += readout.unfit
@@ -302,17 +316,7 @@ class SparkplugHost:
         return Delivery(
             News(self._heard(asset)) if readout.values and self._silent.get(asset) else NO_NEWS,
             readings=tuple([Reading(asset, time_us, values) for time_us, values in readout.values.items()]),
-            rejects=(_reject(message, _listed(faults)),) if faults else (),
-            topic=message.topic,
-            payload=message.payload,
-            received_us=message.received_us,
-        )
-
-    @staticmethod
-    def _rejected(message: Message, why: str) -> Delivery:
-        return Delivery(
-            NO_NEWS,
-            rejects=(_reject(message, why),),
+            rejects=(reject(message, listed(faults)),) if faults else (),
             topic=message.topic,
             payload=message.payload,
             received_us=message.received_us,
@@ -339,7 +343,11 @@ class SparkplugHost:
 
     def _taken(self, message: Message) -> Message:
         self._held_bytes -= len(message.payload)
-        message.parsed = parse_payload(message.payload)
+        return message
+
+    @staticmethod
+    def _parsed(message: Message) -> Message:
+        message.parsed = parse_columns(message.payload)
         return message
 
     def _give_up_waiting(self, node: Node, until_us: int) -> Iterator[Delivery]:
@@ -357,11 +365,17 @@ class SparkplugHost:
         """A held message by this table, or by its own names and types; what stays unknown is a dead letter."""
         claim = self._names.claim(*message.origin[1:])
         if claim.asset is None:
-            return Delivery(NO_NEWS) if claim.refusal is None else self._rejected(message, claim.refusal)
-        readout = self._read(message, table or MetricTable(), guess=True)
+            return Delivery(NO_NEWS) if claim.refusal is None else rejected(message, claim.refusal)
+        try:
+            parsed = parse_payload(message.payload)
+        except PayloadError as error:
+            return rejected(message, str(error))
+        readout = read_metrics(
+            parsed, table or MetricTable(), message.received_us, latest_us=self._latest(message), guess=True
+        )
         faults: tuple[str, ...] = ()
         if readout.unknown:
-            faults = (f"no birth names {_listed(readout.unknown)}; let the edge node answer Node Control/Rebirth",)
+            faults = (f"no birth names {listed(readout.unknown)}; let the edge node answer Node Control/Rebirth",)
         return self._delivery(message, claim.asset, readout, faults)
 
     def _ask(self, node: Node, now_us: int) -> None:
@@ -390,17 +404,3 @@ class SparkplugHost:
             return ()
         self._silent[asset] = False
         return (Silence(asset, None, ""),)
-
-
-def _dated(message: Message) -> int:
-    """When it says that it was sent, in microseconds; never after it was received."""
-    return min(message.stamp_ms * 1000, message.received_us) or message.received_us
-
-
-def _reject(message: Message, why: str) -> Reject:
-    return Reject(message.topic, message.payload, why, message.received_us)
-
-
-def _listed(words: tuple[str, ...]) -> str:
-    """A few of them, and how many more: a reason is one line."""
-    return "; ".join(words[:3]) + (f"; and {len(words) - 3} more" if len(words) > 3 else "")

@@ -83,4 +83,9 @@ class Node:
     """The values of the node's own birth, until it shows whether the node has devices."""
 
     def scope(self, device: str) -> Scope:
-        return self.devices.setdefault(device, Scope()) if device else self.own
+        if not device:
+            return self.own
+        found = self.devices.get(device)
+        if found is None:
+            found = self.devices[device] = Scope()
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import orjson
@@ -37,6 +38,7 @@ class Origin(NamedTuple):
     device: str
 
 
+@lru_cache(maxsize=100_000)
 def parse_topic(topic: str) -> Origin | None:
     """`spBv1.0/{group}/{verb}/{node}[/{device}]` of an edge node's message; None for any other topic.
 

@@ -26,6 +26,10 @@ class Metric(NamedTuple):
 
 
 PASSED_OVER: Final = Metric(None)
+FIELDS: Final = ("int_value", "long_value", "float_value", "double_value", "boolean_value")
+"""Those that hold numbers."""
+_OTHER: Final = "string_value"
+"""Stands for every field that holds none."""
 
 
 def _signed(bits: int) -> Callable[[int], float | None]:
@@ -74,7 +78,16 @@ def metric_of(name: str, datatype: int) -> Metric | None:
     """How a metric of this data type is read; passed over where the type holds no number, None for an unknown type."""
     if datatype in _NUMBERS:
         return Metric(name, *_NUMBERS[datatype])
-    return PASSED_OVER if DataType.UNKNOWN < datatype <= DataType.DATETIME_ARRAY else None
+    return Metric(None, _OTHER) if DataType.UNKNOWN < datatype <= DataType.DATETIME_ARRAY else None
+
+
+def as_sent(metric: Any, known: Metric) -> Metric:
+    """How data of a metric is read, if it is sent as its birth is: of two fields that hold the same, the one used."""
+    carried = metric.WhichOneof("value")
+    if known.point is None and not known.attribute and carried is not None:
+        return known._replace(attribute=carried if carried in FIELDS else _OTHER)
+    alike = carried is not None and carried == _ALIKE.get(known.attribute)
+    return known._replace(attribute=carried) if alike else known
 
 
 def carries_value(metric: Any) -> bool:

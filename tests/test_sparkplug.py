@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors import sparkplug
-from connectors.sparkplug import MetricTable, Readout, parse_payload, read_birth, read_metrics, sequence_number
+from connectors.sparkplug import (
+    MetricTable,
+    Readout,
+    parse_columns,
+    parse_payload,
+    read_birth,
+    read_data,
+    read_metrics,
+    sequence_number,
+)
+from connectors.sparkplug_columns import CHECKED
 from connectors.sparkplug_schema import DataType, Payload
 from connectors.sparkplug_topics import Origin, Verb, parse_topic, rebirth_request, says_offline, topic_filters
 from connectors.values import PayloadError
@@ -28,7 +38,11 @@ def birth_of(*metrics: dict[str, Any]) -> MetricTable:
 
 def read(payload: Any, table: MetricTable, **options: Any) -> Readout:
     raw = payload.SerializeToString()
-    return read_metrics(parse_payload(raw), raw, table, T0 + 5, **options)
+    readout = read_metrics(parse_payload(raw), table, T0 + 5, **options)
+    if not options.get("guess"):  # data by columns says the same, once trusted and before
+        for _ in range(CHECKED + 2):
+            assert read_data(parse_columns(raw), raw, table, T0 + 5, **options) == readout
+    return readout
 
 
 @pytest.mark.parametrize(
@@ -332,7 +346,7 @@ def survives(raw: bytes, table: MetricTable) -> Readout | None:
     own = read_birth(parsed)
     for known in (table, own):
         for guess in (False, True):
-            readout = read_metrics(parsed, raw, known, T0, guess=guess)
+            readout = read_metrics(parsed, known, T0, guess=guess)
             for values in readout.values.values():
                 assert values and all(type(v) is float and v - v == 0 for v in values.values())
             assert all("\n" not in fault for fault in readout.faults + own.faults)
@@ -362,14 +376,54 @@ def test_damaged_payloads_have_an_end(raw: bytes, chance: random.Random) -> None
     survives(raw[: chance.randrange(len(raw) + 1)], TABLE)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(payloads())
-def test_the_quick_reading_equals_the_careful_one(raw: bytes) -> None:
+def test_data_by_columns_equals_data_metric_by_metric(raw: bytes) -> None:
     parsed = parse_payload(raw)
     for table in (TABLE, read_birth(parsed)):
-        quick = sparkplug._read_plain(parsed, table)
-        if quick is not None and b"Quality" not in raw:
+        quick = table.plans.read(parse_columns(raw))
+        if quick is not None:
             assert sparkplug._read_with_care(parsed, table, False) == Readout(quick)
+
+
+_KINDS = {
+    DataType.INT8: st.integers(-128, 127), DataType.INT32: st.integers(-(2**31), 2**31 - 1),
+    DataType.INT64: st.integers(-(2**63), 2**63 - 1), DataType.UINT64: st.integers(0, 2**64 - 1),
+    DataType.FLOAT: st.floats(width=32, allow_nan=False, allow_infinity=False), DataType.BOOLEAN: st.booleans(),
+    DataType.DOUBLE: st.floats(allow_nan=False, allow_infinity=False), DataType.STRING: st.text(max_size=3),
+}  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.booleans())
+def test_sound_data_is_read_by_columns_and_is_what_was_sent(data: st.DataObject, named: bool) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(sorted(_KINDS)), min_size=1, max_size=12))
+    table = birth_of(*({"name": f"p{n}", "alias": n + 1, "datatype": kind} for n, kind in enumerate(kinds)))
+    chosen = data.draw(st.permutations(range(len(kinds))))[: data.draw(st.integers(1, len(kinds)))]
+    payload = Payload(timestamp=T0_MS, seq=1)
+    expected: dict[int, dict[str, float]] = {}
+    for n in chosen:
+        value, stamp = data.draw(_KINDS[kinds[n]]), T0_MS + data.draw(st.integers(0, 1))
+        called: dict[str, Any] = {"name": f"p{n}"} if named else {"alias": n + 1}
+        add_metric(payload, value=value, datatype=kinds[n], timestamp=stamp, **called)
+        if kinds[n] != DataType.STRING:
+            expected.setdefault(stamp, {})[f"p{n}"] = float(value)
+    quick = table.plans.read(parse_columns(payload.SerializeToString()))
+    if sum(abs(v) for values in expected.values() for v in values.values()) < 1e300:
+        assert quick == expected
+
+
+def test_a_sender_that_is_read_otherwise_by_columns_is_not_read_so() -> None:
+    """Two metrics that each come in the other's field: by columns their values would change places."""
+    table = birth_of({"name": "a", "alias": 1, "datatype": 9}, {"name": "b", "alias": 2, "datatype": 10})
+    payload = Payload(timestamp=T0_MS, seq=1)
+    payload.metrics.add(alias=1, timestamp=T0_MS, double_value=1.0)
+    payload.metrics.add(alias=2, timestamp=T0_MS, float_value=2.0)
+    raw = payload.SerializeToString()
+    assert table.plans.read(parse_columns(raw)) == {T0_MS: {"a": 2.0, "b": 1.0}}
+    for _ in range(9):
+        assert read_data(parse_columns(raw), raw, table, T0).values == {T0: {"a": 1.0, "b": 2.0}}
+    assert not table.plans.trusted
 
 
 def test_large_payloads_take_no_long_time() -> None:
@@ -378,5 +432,5 @@ def test_large_payloads_take_no_long_time() -> None:
     _, raw = edge.dbirth("d", {f"sensor {k}/value": float(k) for k in range(20_000)})
     began = time.perf_counter()
     parsed = parse_payload(raw)
-    assert len(read_metrics(parsed, raw, read_birth(parsed), T0).values[T0]) == 20_000
+    assert len(read_metrics(parsed, read_birth(parsed), T0).values[T0]) == 20_000
     assert time.perf_counter() - began < 20
