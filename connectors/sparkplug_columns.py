@@ -50,7 +50,7 @@ class Plans:
         """False once a payload came out otherwise."""
 
     def read(self, columns: Any) -> dict[int, dict[str, float]] | None:
-        """Values by the stamp of their metric (milliseconds, 0 for none); None where the payload is not read this way."""
+        """Values by the stamp of their metric (milliseconds, 0 for none); None where it is not read this way."""
         metrics = columns.metrics
         aliases, names = tuple(metrics.alias), metrics.name
         if names:

@@ -31,7 +31,7 @@ from connectors.sparkplug_nodes import NO_NEWS, HostCounts, Message, News, Node
 from connectors.sparkplug_topics import Verb, parse_topic
 from connectors.values import PayloadError
 from pm.domain import Reading, Silence
-from pm.ports import Delivery, Reject
+from pm.ports import Delivery
 
 _DATA: Final = (Verb.NDATA, Verb.DDATA)
 _MOST_AHEAD: Final = 100

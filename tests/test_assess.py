@@ -11,7 +11,7 @@ import pytest
 from connectors.embedded import EmbeddedStore
 from pm.assess import Assessment, Assessor, cause_text, threshold_for
 from pm.config import AlertsSection, AssessSection, PlantSection
-from pm.domain import Abstention, Alert, AlertState, Cause, EventKind, Forecast, History, Reason
+from pm.domain import Abstention, Alert, AlertState, Cause, EventKind, Forecast, History, Reason, Silence, to_us
 from pm.errors import ModelError, StoreUnavailable
 from pm.ports import AssessmentLog
 from pm.records import Records
@@ -88,6 +88,20 @@ def test_an_alert_rises_after_the_on_delay_and_returns_to_normal_after_the_off_d
     assert open_alert(kept).state is AlertState.RETURNED_UNACKNOWLEDGED
     assert [a.state for a in told.alerts] == [AlertState.UNACKNOWLEDGED, AlertState.RETURNED_UNACKNOWLEDGED]
     assert len(told.issued) == 2 * 21
+
+
+def test_an_asset_whose_source_said_that_it_is_silent_abstains_at_the_next_assessment(kept: AssessmentLog) -> None:
+    history = plant_of({"a": {}, "b": {}}, [], 60)
+
+    class Register(RecordedRegister):
+        def silences(self) -> dict[str, Silence]:
+            return {"a": Silence("a", to_us(hour(30)), "its device death was published")}
+
+    assessor = assessor_of(history, kept)
+    assessor._register = Register(history)
+    found = run(assessor, 29, 32)
+    silent = {h: {f.asset for f in done.forecasts if f.abstained is Abstention.STALE} for h, done in found.items()}
+    assert silent == {29: set(), 30: set(), 31: {"a"}, 32: {"a"}}
 
 
 def test_the_same_past_gives_the_same_alert(kept: AssessmentLog) -> None:

@@ -19,7 +19,7 @@ from dashboards.alerts import offered
 from dashboards.app import create_app
 from pm.alerts import transition
 from pm.config import AlertsSection, DashboardSection, PlantSection
-from pm.domain import Abstention, Alert, AlertState, Asset, Cause, Forecast, Point, Reason
+from pm.domain import Abstention, Alert, AlertState, Asset, Cause, Forecast, Point, Reason, Silence, to_us
 from pm.errors import ModelError, TransitionError
 from tests.dashboard_plant import NOW, PASSWORD, THRESHOLD, DashboardPlant, dashboard_plant, forecast
 
@@ -262,6 +262,17 @@ def test_a_large_fleet_is_paged() -> None:
     ordered = fleet.chosen(found, sort="risk", state="", text="")
     assert [row.asset.name for row in ordered[:2]] == ["a0949", "a0948"]
     assert len(ordered) == 950
+
+
+def test_asset_page_says_that_its_source_is_silent_and_why(plant: DashboardPlant) -> None:
+    since = to_us(NOW - timedelta(hours=2))
+    plant.records.note_source([Silence("pump-01", since, "its edge node's death was published")], [])
+    try:
+        page = login(plant).get("/assets/pump-01").text
+        assert 'id="silence"' in page and "its edge node&#39;s death was published" in page
+    finally:
+        plant.records.note_source([Silence("pump-01", None, "")], [])
+    assert 'id="silence"' not in login(plant).get("/assets/pump-01").text
 
 
 def test_asset_page_says_all_of_one_asset(plant: DashboardPlant) -> None:

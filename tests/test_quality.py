@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pm.config import AssessSection
-from pm.domain import Abstention, Asset, History, Point
+from pm.domain import Abstention, Asset, History, Point, Silence, to_us
 from pm.quality import Limits, abstentions
 
 AT = datetime(2026, 3, 10, tzinfo=UTC)
@@ -130,3 +130,19 @@ def test_a_thousand_assets_take_milliseconds() -> None:
     begun = time.perf_counter()
     assert abstentions(large, AT, first=dict.fromkeys(names, AT - timedelta(days=9)), rules=RULES) == {}
     assert time.perf_counter() - begun < 3.0
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "expected"), [(0.5, None), (0.9, None), (1.0, Abstention.STALE), (30.0, Abstention.STALE)]
+)
+def test_an_asset_whose_source_is_silent_abstains_after_one_interval(
+    silent_for: float, expected: Abstention | None
+) -> None:
+    silence = Silence("a", to_us(AT - silent_for * HOUR), "its device death was published")
+    found = abstentions(history(steady(9, 9)), AT, first=OLD, rules=RULES, silences={"a": silence})
+    assert found.get("a") is expected
+
+
+def test_a_silence_of_later_is_not_known_yet() -> None:
+    silence = Silence("a", to_us(AT + HOUR), "its device death was published")
+    assert abstentions(history(steady(9, 9)), AT, first=OLD, rules=RULES, silences={"a": silence}) == {}

@@ -12,6 +12,8 @@ import pytest
 from pm.domain import (
     Asset,
     FailureMode,
+    Point,
+    Silence,
 )
 from pm.errors import RecordsError
 from pm.ports import Reject
@@ -87,6 +89,24 @@ def test_what_the_feed_brings_is_registered_once_and_described_later(records: Re
     records.put_recording(described())
     assert [asset.name for asset in records.assets()] == ["fan-1", "fan-2", "pump-2", "pump-1"]
     assert {asset.name: asset.model for asset in records.assets()}["pump-1"] == "P-100"
+
+
+def test_who_is_silent_is_kept_until_heard_again(records: Records, another: Open) -> None:
+    records.note_source([Silence("a", 5, "why"), Silence("b", 6, "why"), Silence("c", None, "")], [])
+    records.note_source([Silence("a", 7, "another"), Silence("b", None, "")], [])
+    assert another().silences() == {"a": Silence("a", 7, "another")}
+    records.note_source([Silence("a", 9, "gone"), Silence("a", None, "")], [])  # the latest word stands
+    assert records.silences() == {}
+
+
+def test_units_that_the_feed_tells_describe_what_nobody_described(records: Records) -> None:
+    records.put_recording(described())
+    known = records.points()[0]
+    records.ensure_points(["bare"])
+    records.note_source([], [Point(known.name, "furlong"), Point("bare", "bar"), Point("new", "K"), Point("new", "C")])
+    records.note_source([], [Point("bare", "psi")])
+    units = {point.name: point.unit for point in records.points()}
+    assert units[known.name] == known.unit and units["bare"] == "bar" and units["new"] == "K"
 
 
 def test_thousands_of_assets(records: Records) -> None:

@@ -15,17 +15,20 @@ from paho.mqtt.enums import CallbackAPIVersion
 from connectors.embedded import EmbeddedStore
 from connectors.sparkplug import parse_payload
 from connectors.sparkplug_feed import SparkplugFeed
-from connectors.sparkplug_schema import DataType
+from connectors.sparkplug_schema import DataType, Payload
+from pm import config
 from pm.config import IngestSection, SparkplugSection
+from pm.doctor import examine
 from pm.domain import EARLIEST, LATEST, Point, Silence
 from pm.errors import RecordsUnavailable
 from pm.ingest import Ingest
+from pm.service import Service
 from tests.servers.ingest import DeadLetterList, wall_us
 from tests.servers.mosquitto import Mosquitto, mosquitto
 from tests.servers.programs import wait_until
 from tests.servers.sparkplug_edge import sparkplug_edge
 from tests.servers.tap import CONNECT, DISCONNECT, PUBLISH, SUBSCRIBE, Tap, tap
-from tests.sparkplug_cases import Edge
+from tests.sparkplug_cases import Edge, add_property
 
 STATE = "spBv1.0/STATE/pm"
 
@@ -339,3 +342,42 @@ def test_a_foreign_edge_node_that_was_there_before_is_asked_for_its_births(
         while -7.0 not in values and time.monotonic() < deadline:
             values += [v for d in feed.take(10, 0.1) for r in d.readings for v in r.values.values()]
         assert -7.0 in values, "what came before the birth is read by it"
+
+
+def test_the_service_takes_sparkplug_beside_plain_mqtt(broker: Mosquitto, tmp_path: Path) -> None:
+    (tmp_path / "pm.toml").write_text(
+        f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\npublish = false\n'
+        '[sparkplug]\nenabled = true\ngroups = ["service"]\nasset = "{node}.{device}"\n'
+    )
+    configuration = config.load(tmp_path / "pm.toml", {})
+    assert "host pm on the broker above, for service" in str(examine(configuration))
+    now_ms = time.time_ns() // 1_000_000
+    edge = Edge("service", "line1")
+    with Service(configuration, parts=("ingest",)) as service:
+        observer = Observer(broker.port)
+        wait_until(lambda: {"online": True} in [{"online": s["online"]} for s in observer.states()], "the host")
+        payload = Payload(timestamp=now_ms, seq=1)
+        metric = payload.metrics.add(name="x", alias=1, timestamp=now_ms, datatype=10, double_value=1.5)
+        add_property(metric, "engUnit", type=12, string_value="mm")
+        observer.publish(*edge.nbirth(at_ms=now_ms))
+        observer.publish(edge.topic("DBIRTH", "pump"), payload.SerializeToString())
+        edge.seq = 2
+        edge.aliases["pump", "x"] = 1
+        observer.publish("plant/fan/readings", b'{"y": 2.5}', qos=1)
+        observer.publish(*edge.data("pump", {"x": 2.0}, at_ms=now_ms + 1))
+        observer.publish(edge.topic("DDATA", "pump"), b"\xff")
+        observer.publish(*edge.ddeath("pump", at_ms=now_ms + 2))
+        wait_until(lambda: "line1.pump" in service.records.silences(), "the device's death")
+        wait_until(lambda: len(service.store.readings(EARLIEST, LATEST)) == 3, "all readings")
+        frame = service.store.readings(EARLIEST, LATEST)
+        assert {(a, x) for a, x in zip(frame["asset"], frame["x"], strict=True) if x == x} == {
+            ("line1.pump", 1.5), ("line1.pump", 2.0),
+        }  # fmt: skip
+        assert {asset.name for asset in service.records.assets()} == {"line1.pump", "fan"}
+        assert Point("x", "mm") in service.records.points()
+        assert service.records.silences()["line1.pump"].since_us == (now_ms + 2) * 1000
+        assert [letter.reject.reason for letter in service.records.dead_letters()] == [
+            "not a Sparkplug B payload: the protobuf is damaged"
+        ]
+    wait_until(lambda: observer.states()[-1]["online"] is False, "the host's goodbye")
+    observer.close()
