@@ -15,7 +15,7 @@ import torch
 
 from forecasting.batches import Resident
 from forecasting.losses import censored_nll
-from forecasting.model import HazardTransformer
+from forecasting.model import HazardTransformer, Network
 from forecasting.precision import Precision
 from forecasting.profiling import Profile
 from forecasting.resume import Snapshot, SnapshotFile
@@ -104,6 +104,7 @@ class EpochLoop:
         self._best = copy.deepcopy(self._trainer.averaged.network)
         self._best_score, self._best_epoch = math.inf, 0
         self._epochs: list[Epoch] = []
+        self._over = False
         self._sums = _Sums()
         self._began, self._started = began, time.monotonic()
         self._saved = self._told = self._started
@@ -115,12 +116,12 @@ class EpochLoop:
         if self._eligible is not None:  # a trained network is not to be made worse
             self._best_score = self._score()
         self._resume()
-        while len(self._epochs) < self._planned:
+        while not self._over and len(self._epochs) < self._planned:
             self._epoch(len(self._epochs) + 1)
             number, now = len(self._epochs), self._now()
-            if number - self._best_epoch >= self._settings.patience or now > self._limit:
-                break
-            self._plan(number, now)
+            self._over = number - self._best_epoch >= self._settings.patience or now > self._limit
+            if not self._over:
+                self._plan(number, now)
             self._save()
         return self._best, self._epochs
 
@@ -207,6 +208,7 @@ class EpochLoop:
             "best_score": self._best_score if math.isfinite(self._best_score) else None,
             "best_epoch": self._best_epoch,
             "planned": self._planned,
+            "over": self._over,
             "sums": asdict(self._sums),
             "spent": self._saved - self._began,
         }
@@ -224,7 +226,7 @@ class EpochLoop:
             self._epochs = [Epoch(**epoch) for epoch in loop["epochs"]]
             self._best_epoch = loop["best_epoch"]
             self._best_score = math.inf if loop["best_score"] is None else loop["best_score"]
-            self._planned, self._sums = loop["planned"], _Sums(**loop["sums"])
+            self._planned, self._over, self._sums = loop["planned"], loop["over"], _Sums(**loop["sums"])
             spent = float(loop["spent"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise TrainingError(f"the state of a training does not fit this one ({error}); begin again") from None
@@ -259,7 +261,7 @@ def batches(grid: Grid, size: int, rng: np.random.Generator, eligible: Ints | No
 
 
 def validation_nll(
-    network: HazardTransformer, resident: Resident, ends: Ints, precision: Precision, workers: Workers | None = None
+    network: Network, resident: Resident, ends: Ints, precision: Precision, workers: Workers | None = None
 ) -> float:
     """Mean censored negative log-likelihood in nats at the ends of these windows, each with its whole context.
 

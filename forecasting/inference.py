@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from forecasting.batches import Windows
-from forecasting.model import HazardTransformer
+from forecasting.model import Network
 from forecasting.windows import Ints
 
 Doubles = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ MICRO_BATCH = 16
 """Windows that the network runs on at a time; batches are filled up by repeating the last window."""
 
 
-def outlooks(network: HazardTransformer, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
+def outlooks(network: Network, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
     """Logits [count, H, K] and remaining life [count] (share of the cap) at the ends of `count` windows.
 
     windows: gives the windows of these numbers out of `count`; called from several threads.

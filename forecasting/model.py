@@ -7,7 +7,8 @@ and any window length works. Every token predicts, from itself and what came bef
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class Architecture:
     heads: int
     dropout: float
     summary_columns: int = 0
+    members: int = 1
+    """Networks whose log odds are averaged."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -180,6 +183,47 @@ class HazardTransformer(nn.Module):
             knots = self.hazard(x).unflatten(-1, (-1, self.sizes.modes))
             logits = functional.linear(knots.transpose(-1, -2), self.basis).transpose(-1, -2)
             return Outlook(logits, self.rul(x).squeeze(-1))
+
+
+class Ensemble(nn.Module):
+    """Networks of one architecture that began at different seeds; their log odds and remaining lives averaged.
+
+    The mean of log odds is the log odds of the geometric mean of the members' distributions: a linear pool of opinion
+    in log space (Genest & Zidek, 1986), which keeps one hazard curve for all horizons.
+    """
+
+    def __init__(self, members: Sequence[HazardTransformer]) -> None:
+        super().__init__()
+        self.sizes = replace(members[0].sizes, members=len(members))
+        self.members = nn.ModuleList(members)
+
+    def forward(self, windows: Windows, last: bool = False) -> Outlook:
+        said: list[Outlook] = [member(windows, last) for member in self.members]
+        logits = torch.stack([outlook.logits for outlook in said]).mean(dim=0)
+        return Outlook(logits, torch.stack([outlook.rul for outlook in said]).mean(dim=0))
+
+
+Network = HazardTransformer | Ensemble
+
+
+def network_of(sizes: Architecture) -> Network:
+    """The network of this architecture, with weights to be loaded."""
+    if sizes.members == 1:
+        return HazardTransformer(sizes)
+    return Ensemble([HazardTransformer(replace(sizes, members=1)) for _ in range(sizes.members)])
+
+
+def joined_weights(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Weights of the members as those of the network that `network_of` makes."""
+    if len(members) == 1:
+        return dict(members[0])
+    return {f"members.{i}.{name}": tensor for i, one in enumerate(members) for name, tensor in one.items()}
+
+
+def member_weights(weights: Mapping[str, Tensor], member: int, members: int) -> dict[str, Tensor]:
+    """One member's weights out of those of all."""
+    prefix = f"members.{member}." if members > 1 else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def attention_mask(alive: Tensor) -> Tensor:

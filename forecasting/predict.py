@@ -16,7 +16,7 @@ from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
 from forecasting.features import features_of
 from forecasting.inference import MICRO_BATCH, outlooks
-from forecasting.model import HazardTransformer
+from forecasting.model import network_of
 from forecasting.windows import Grid, Ints, grid_before, grid_of
 from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, to_us
 from pm.errors import ModelError
@@ -62,7 +62,7 @@ class TransformerForecaster:
         self.artefact = artefact
         self._version = artefact.version
         self._device = torch.device(device)
-        self._network = HazardTransformer(artefact.architecture)
+        self._network = network_of(artefact.architecture)
         try:
             self._network.load_state_dict(dict(artefact.weights))
         except RuntimeError as error:

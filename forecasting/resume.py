@@ -22,7 +22,7 @@ from pm.config import TrainSection
 from pm.errors import TrainingError
 
 FORMAT = 1
-MAY_DIFFER = frozenset({"max_minutes", "device", "snapshot", "accumulate", "compile", "memory"})
+MAY_DIFFER = frozenset({"max_minutes", "device", "snapshot", "accumulate", "compile", "memory", "members"})
 """Settings that change how fast the same training goes, not where."""
 
 
@@ -88,3 +88,9 @@ class SnapshotFile:
                 "go on with those, or remove it to begin again"
             )
         return Snapshot(tensors, numbers)
+
+
+def remove(path: Path) -> None:
+    """Every file of a training whose state is kept under this name."""
+    for file in path.parent.glob(f"{path.name}.*"):
+        file.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
 from forecasting.losses import censored_nll
 from forecasting.mapped import features_within
-from forecasting.model import Architecture, HazardTransformer
+from forecasting.model import Architecture, HazardTransformer, Network, joined_weights, member_weights, network_of
 from forecasting.precision import Precision, choose_device
 from forecasting.profiling import profiled
 from forecasting.resume import SnapshotFile
@@ -55,7 +55,7 @@ class Execution:
     workers: Workers = ALONE
     """Processes that train together; only the first reports."""
     snapshots: Path | None = None
-    """File that training's state is kept in, and gone on from where it holds one; removed at the end."""
+    """Where training's state is kept and gone on from: for each network a file of this name, a dot and its number."""
     profile: Path | None = None
     """Folder for a trace and a memory timeline."""
     scratch: Path | None = None
@@ -121,29 +121,39 @@ def fit(
         raise TrainingError(
             f"the {len(validation_assets)} validation assets have no readings to validate by; raise train.validation"
         )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
-        network = HazardTransformer(sizes, base)
+    if start_from is not None:
+        settings = settings.model_copy(update={"learning_rate": WARM_RATE * settings.learning_rate})
+
+    def trained(member: int) -> tuple[HazardTransformer, list[Epoch]]:
+        share = settings.max_minutes * (member + 1) / sizes.members
+        own = settings.model_copy(update={"seed": settings.seed + member, "max_minutes": share})
+        torch.manual_seed(own.seed)
+        network = HazardTransformer(replace(sizes, members=1), base)
         if start_from is not None:
-            network.load_state_dict(dict(start_from.weights))
-            settings = settings.model_copy(update={"learning_rate": WARM_RATE * settings.learning_rate})
-        snapshots = SnapshotFile(execution.snapshots, settings, fingerprint) if execution.snapshots else None
-        with profiled(execution.profile if workers.leads else None, device) as profile:
-            best, epochs = EpochLoop(
+            network.load_state_dict(member_weights(start_from.weights, member, sizes.members))
+        state = execution.snapshots and execution.snapshots.with_name(f"{execution.snapshots.name}.{member}")
+        with profiled(execution.profile if workers.leads and not member else None, device) as profile:
+            return EpochLoop(
                 network.to(device),
                 grid,
                 resident,
                 validation,
                 judged,
-                settings,
+                own,
                 precision,
                 workers=workers,
                 began=began,
                 eligible=eligible,
                 progress=execution.progress if workers.leads else None,
-                snapshots=snapshots,
+                snapshots=SnapshotFile(state, own, fingerprint) if state else None,
                 profile=profile,
             ).run()
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        members = [trained(number) for number in range(sizes.members)]
+    best = network_of(sizes).to(device).eval().requires_grad_(False)
+    best.load_state_dict(joined_weights([network.state_dict() for network, _ in members]))
+    epochs = [epoch for _, own in members for epoch in own]
     calibration = _calibrate(best, validation, validation_labels, judged)
     metrics = {
         "validation_nll": validation_nll(best, validation, judged, precision),
@@ -200,6 +210,7 @@ def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSe
         heads=settings.heads,
         dropout=settings.dropout,
         summary_columns=features.summary.shape[1],
+        members=settings.members,
     )
 
 
@@ -240,7 +251,7 @@ def _base_nll(base: np.ndarray, validation: Resident, judged: Ints) -> float:
     return total / len(judged)
 
 
-def _calibrate(network: HazardTransformer, validation: Resident, labels: Labels, judged: Ints) -> Calibration:
+def _calibrate(network: Network, validation: Resident, labels: Labels, judged: Ints) -> Calibration:
     rows = judged[:: max(1, len(judged) // CALIBRATION_POSITIONS)]
     logits, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen], last=True), len(rows))
     failures = failures_in(labels, rows)

@@ -354,6 +354,8 @@ class TrainSection(Section):
     """Dropout in training."""
     point_dropout: Share = 0.1
     """Share of points hidden at random in training, so that a lost sensor degrades a forecast and does not break it."""
+    members: Annotated[int, Field(ge=1, le=16)] = 1
+    """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
     epochs: Annotated[int, Field(ge=1)] = 20
     """Passes over the history at most; training stops earlier when the validation slice no longer improves."""
     patience: Annotated[int, Field(ge=1)] = 6

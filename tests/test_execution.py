@@ -19,13 +19,16 @@ import pytest
 import torch
 
 from connectors import recordings
-from forecasting import checkpoint
+from forecasting import checkpoint, mapped
 from forecasting.batches import Resident
+from forecasting.calibrate import Calibration
 from forecasting.epochs import batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
+from forecasting.model import HazardTransformer, member_weights
 from forecasting.precision import Precision
-from forecasting.resume import SnapshotFile
+from forecasting.predict import TransformerForecaster
+from forecasting.resume import Snapshot, SnapshotFile, remove
 from forecasting.split import Split, with_new_assets
 from forecasting.train import Execution, fit
 from forecasting.trainer import Trainer
@@ -71,7 +74,7 @@ def command(recording: Path, out: Path, *options: str) -> list[str]:
 
 def environment(**settings: object) -> dict[str, str]:
     wanted = STILL.model_dump(mode="json") | {"snapshot": "1h"} | settings
-    given = {key.upper(): str(value) for key, value in wanted.items()}
+    given = {key.upper(): str(value) for key, value in wanted.items() if value != []}
     return os.environ | {f"PM_TRAIN__{key}": value for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
 
 
@@ -128,7 +131,7 @@ def test_training_that_was_cut_off_ends_in_the_same_bits(plant, uninterrupted, t
 def test_a_killed_training_command_goes_on(recording, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(command(recording, whole), epochs=4)
-    state = tmp_path / ".cut.training"
+    state = tmp_path / ".cut.training.0"
     arguments = [sys.executable, *command(recording, cut)]
     process = subprocess.Popen(arguments, env=environment(epochs=4), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -150,7 +153,8 @@ def test_a_state_of_another_training_is_refused(plant, tmp_path):
     other = STILL.model_copy(update={"width": 24})
     with pytest.raises(TrainingError, match="other settings"):
         trained(plant, other, execution=Execution(snapshots=state))
-    state.write_bytes(state.read_bytes()[:100])
+    file = tmp_path / "state.0"
+    file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(TrainingError, match="damaged"):
         trained(plant, execution=Execution(snapshots=state))
 
@@ -159,8 +163,6 @@ def test_a_state_is_kept_whole_or_not_at_all(tmp_path):
     file = SnapshotFile(tmp_path / "no" / "state", STILL, "x")
     assert file.load() is None
     (tmp_path / "no").write_text("a file where the folder should be")
-    from forecasting.resume import Snapshot
-
     with pytest.raises(TrainingError, match="cannot be written"):
         file.save(Snapshot({"a": torch.zeros(1)}, {}))
 
@@ -198,8 +200,6 @@ def test_a_batch_that_memory_cannot_take_is_cut_into_parts(plant, small, monkeyp
     start = trained(plant, STILL.model_copy(update={"epochs": 1}))
     for most in (16, 5):
         torch.manual_seed(0)
-        from forecasting.model import HazardTransformer
-
         network = HazardTransformer(start.architecture)
         real = network.forward
 
@@ -220,8 +220,6 @@ def test_a_batch_that_memory_cannot_take_is_cut_into_parts(plant, small, monkeyp
 def test_memory_for_not_even_one_window_is_told(plant, small, monkeypatch):
     grid, features, labels = small
     start = trained(plant, STILL.model_copy(update={"epochs": 1}))
-    from forecasting.model import HazardTransformer
-
     network = HazardTransformer(start.architecture)
 
     def forward(windows, last=False):
@@ -287,8 +285,6 @@ def test_training_of_a_changed_history_is_another(plant, tmp_path):
 
 
 def test_mapped_features_are_the_same_bits(plant, monkeypatch, tmp_path):
-    from forecasting import mapped
-
     grid = grid_of(plant, schema_of(plant, TINY))
     normaliser = fit_normaliser(grid)
     monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 1500)  # two assets at most
@@ -304,8 +300,6 @@ def test_mapped_features_are_the_same_bits(plant, monkeypatch, tmp_path):
 
 
 def test_features_too_large_for_memory_are_mapped(plant, monkeypatch, tmp_path):
-    from forecasting import mapped
-
     grid = grid_of(plant, schema_of(plant, TINY))
     normaliser = fit_normaliser(grid)
     monkeypatch.setattr(mapped, "_free", lambda device: 1_000_000)
@@ -313,3 +307,38 @@ def test_features_too_large_for_memory_are_mapped(plant, monkeypatch, tmp_path):
     with pytest.raises(TrainingError, match="no room"):
         monkeypatch.setattr(np, "memmap", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
         mapped.features_within(grid, normaliser, "auto", torch.device("cpu"), tmp_path)
+
+
+def test_an_ensemble_averages_its_members(plant, tmp_path):
+    both = trained(plant, STILL.model_copy(update={"members": 2}))
+    alone = [trained(plant, STILL.model_copy(update={"seed": seed})) for seed in (0, 1)]
+    for number, member in enumerate(alone):
+        for name, tensor in member_weights(both.weights, number, 2).items():
+            assert torch.equal(tensor, member.weights[name])
+    checkpoint.save(both, tmp_path / "both")
+    assert checkpoint.load(tmp_path / "both").version == both.version
+
+    def logits(artefact):
+        table = TransformerForecaster(replace(artefact, calibration=Calibration.none(2))).forecast_grid(plant, TRAIN)
+        assert 0 < np.nanmean(table.probability(72)) < 1
+        return table.hazard
+
+    def odds(hazard):
+        return np.log(hazard / (1 - hazard))
+
+    of_both, of_each = odds(logits(both)), [odds(logits(one)) for one in alone]
+    # With two modes the total hazard's log odds lie between the members' own.
+    assert (of_both <= np.fmax(*of_each) + 1e-6).mean() > 0.99
+    assert (of_both >= np.fmin(*of_each) - 1e-2).mean() > 0.95
+
+
+def test_an_ensemble_that_was_cut_off_ends_in_the_same_bits(plant, tmp_path, monkeypatch):
+    settings = SHAKEN.model_copy(update={"members": 2, "epochs": 1})
+    whole, execution = trained(plant, settings), Execution(snapshots=tmp_path / "state")
+    with monkeypatch.context() as patch:
+        count_steps(patch, 50)
+        with pytest.raises(CutOff):
+            trained(plant, settings, execution=execution)
+    assert trained(plant, settings, execution=execution).version == whole.version
+    remove(tmp_path / "state")
+    assert not list(tmp_path.iterdir())

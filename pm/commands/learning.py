@@ -109,6 +109,7 @@ def train(
              torchrun --nproc-per-node 2 -m pm.cli train --recording recordings/azure-pdm --out models/azure
     """
     from forecasting import workers
+    from forecasting.resume import remove
     from forecasting.train import Execution
     from pm import archive, config, edges, training
     from pm.retrain import model_row
@@ -124,7 +125,7 @@ def train(
 
     state = folder.with_name(f".{folder.name}.training")
     if not resume:
-        state.unlink(missing_ok=True)
+        remove(state)
     start_from = edges.load_folder(warm_start).artefact if warm_start is not None else None
 
     def learn(history: History, team: Workers) -> training.TrainedModel:
@@ -142,7 +143,7 @@ def train(
                 execution=Execution(report, team, snapshots=state, profile=profile, scratch=folder.parent),
             )
         if team.leads:
-            state.unlink(missing_ok=True)
+            remove(state)
         return trained
 
     with workers.joined(settings.device) as team:
