@@ -151,7 +151,7 @@ def fit(
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         members = [trained(number) for number in range(sizes.members)]
-    best = network_of(sizes).to(device).eval().requires_grad_(False)
+        best = network_of(sizes).to(device).eval().requires_grad_(False)
     best.load_state_dict(joined_weights([network.state_dict() for network, _ in members]))
     epochs = [epoch for _, own in members for epoch in own]
     calibration = _calibrate(best, validation, validation_labels, judged)
