@@ -93,13 +93,14 @@ class MqttFeed:
         self._subscribed = threading.Event()
         self._unsubscribed = threading.Event()
         self._refusal: str | None = None
-        bulk = section.transport == "bulk"
+        self._share = section.share
+        self._bulk = section.transport == "bulk"
         self._session = MqttSession(
             section,
             client_id=section.client_id,
             clean_start=not lasting,
             receive_maximum=min(section.receive_maximum, queue, 65535),
-            make=partial(BulkClient, deliver=self._receive) if bulk else partial(paho_client, manual_ack=True),
+            make=partial(BulkClient if self._bulk else paho_client, **self._options()),
             prepare=self._prepare,
             on_open=self._on_open,
         )
@@ -217,6 +218,10 @@ class MqttFeed:
             )
         elif self.connected:
             log.info("%s: messages come again", self._session.name)
+
+    def _options(self) -> dict[str, Any]:
+        """What the paho client is made with."""
+        return {"deliver": self._receive} if self._bulk else {"manual_ack": True}
 
     def _prepare(self, client: paho.Client) -> None:
         client.on_message = self._on_message

@@ -185,6 +185,8 @@ class BrokerSection(Section):
     """Client id; keep it fixed, because the broker keeps undelivered messages under it. Each process needs its own."""
     share: str = ""
     """Group of a shared subscription ($share), among whose processes the broker divides the messages. Empty: none."""
+    takeover_after: Duration = timedelta(seconds=30)
+    """When a process of the group has been gone for so long, another takes what the broker kept for it."""
     keepalive: Duration = timedelta(seconds=30)
     """Silence after which the connection counts as dead."""
     silent_after: Duration = timedelta(hours=2)

@@ -53,7 +53,7 @@ def feeds(
     mqtt: where the first broker is by now. one_subscription: it keeps order within a subscription only.
     register: learns what Sparkplug B edge nodes say of assets and points beside their readings.
     """
-    from connectors.mqtt import MqttFeed
+    from connectors.mqtt_group import feed_of
 
     follows_feed = config.clock.source == "feed"
     if follows_feed and mqtt.more:
@@ -62,7 +62,7 @@ def feeds(
             'remove [[mqtt.more]], or set clock.source = "wall"'
         )
     opened: list[Feed] = [
-        MqttFeed(
+        feed_of(
             broker,
             queue=config.ingest.queue,
             clock_topic=config.clock.topic if follows_feed else None,

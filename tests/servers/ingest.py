@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from connectors.embedded import EmbeddedStore
-from connectors.mqtt import MqttFeed
+from connectors.mqtt_group import feed_of
 from pm.config import IngestSection, MqttSection
 from pm.ingest import Ingest
 from pm.ports import Reject
@@ -41,7 +41,7 @@ def start_ingest(section: MqttSection, store: Path, *, batch: int) -> BaseProces
 
 
 def _ingest(section: MqttSection, store: Path, batch: int) -> None:
-    feed = MqttFeed(section)
+    feed = feed_of(section)
     feed.open()
     ingest = Ingest(feed, EmbeddedStore(store), DeadLetterList(), section=IngestSection(batch=batch), now_us=wall_us)
     ingest.run(threading.Event())
