@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from connectors.recordings import fingerprint
 from forecasting import checkpoint
 from forecasting.checkpoint import Artefact
-from forecasting.metrics import average_precision, outcomes
+from forecasting.metrics import Outcomes, average_precision, outcomes
 from forecasting.precision import choose_device
 from forecasting.predict import ForecastTable, TransformerForecaster
 from forecasting.split import Split, split_assets, validation_start, with_new_assets
@@ -229,17 +229,22 @@ def known_by(history: History, at: datetime) -> History:
     )
 
 
-def _scores(table: ForecastTable, history: History) -> dict[str, float]:
-    """Average precision on the validation slice at each reported horizon, where both outcomes occur in it."""
+def followed(table: ForecastTable, history: History) -> Outcomes:
+    """What followed each forecast of the table, as far as `history` tells."""
     failed = history.events[history.events["kind"] == EventKind.FAILURE.value]
     index = {name: row for row, name in enumerate(table.assets)}
-    what_followed = outcomes(
+    return outcomes(
         table.asset_index,
         table.time_us,
         [index[name] for name in failed["asset"]],
         _microseconds(failed["time"]),
         _last_readings(history, table.assets),
     )
+
+
+def _scores(table: ForecastTable, history: History) -> dict[str, float]:
+    """Average precision on the validation slice at each reported horizon, where both outcomes occur in it."""
+    what_followed = followed(table, history)
     scores = {}
     for hours in REPORTED_HOURS:
         truth, probability = what_followed.within(hours), table.probability(hours)
