@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -60,10 +61,13 @@ def from_readings(readings: Iterable[Reading]) -> list[Batch]:
 
     Raises StoreError for a name, time or value that a store cannot hold.
     """
+    readings = list(readings)
+    if len({(reading.asset, reading.time_us) for reading in readings}) == len(readings):
+        return [_from_rows(readings)] if readings else []  # the usual case: nothing to join
     layers: list[dict[tuple[str, int], dict[str, float]]] = [{}]
     for reading in readings:
         _place(layers, reading)
-    return [_from_rows(layer) for layer in layers if layer]
+    return [_from_rows([Reading(*key, values) for key, values in layer.items()]) for layer in layers]
 
 
 def _place(layers: list[dict[tuple[str, int], dict[str, float]]], reading: Reading) -> None:
@@ -79,13 +83,23 @@ def _place(layers: list[dict[tuple[str, int], dict[str, float]]], reading: Readi
     layers.append({key: dict(reading.values)})
 
 
-def _from_rows(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> Batch:
+def _from_rows(rows: Sequence[Reading]) -> Batch:
+    """Rows of different assets and times as one batch. Those with the same points are taken over together."""
     index: dict[str, int] = {}
-    points = tuple(dict.fromkeys(point for row in rows.values() for point in row))
-    asset_of = np.fromiter((index.setdefault(asset, len(index)) for asset, _ in rows), np.intp, len(rows))
-    times = np.fromiter((time for _, time in rows), np.int64, len(rows))
-    values = np.array([[row.get(point) for point in points] for row in rows.values()], dtype=np.float64)
-    return _checked(tuple(index), asset_of, times, points, values.reshape(len(rows), len(points)))
+    asset_of = np.fromiter((index.setdefault(row.asset, len(index)) for row in rows), np.intp, len(rows))
+    times = np.array([row.time_us for row in rows], dtype=np.int64)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        alike.setdefault(tuple(row.values), []).append(number)
+    columns = {point: column for column, point in enumerate(dict.fromkeys(chain.from_iterable(alike)))}
+    values = np.full((len(rows), len(columns)), np.nan)
+    for points, numbers in alike.items():
+        read = np.array([tuple(rows[number].values.values()) for number in numbers], dtype=np.float64)
+        if len(alike) == 1:
+            values = read
+        elif points:
+            values[np.ix_(numbers, [columns[point] for point in points])] = read
+    return _checked(tuple(index), asset_of, times, tuple(columns), values.reshape(len(rows), len(columns)))
 
 
 def from_frame(readings: pd.DataFrame) -> list[Batch]:

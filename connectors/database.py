@@ -8,26 +8,35 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from connectors.old_formats import from_format_1
 from pm.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x706D7264  # "pmrd", so that another program's SQLite file is not taken for a store
 _PAGE_BYTES = 8192  # a row of 200 points stays in its page; 4096 would spill it from 100 on
 _BUSY_SECONDS = 10.0
 _WAL_LIMIT_BYTES = 64 * 2**20
+_CHECKPOINT_PAGES = _WAL_LIMIT_BYTES // _PAGE_BYTES  # a page that every batch touches is then written back once of many
 
-# A point is a column p<id>, not a column of its own name: SQLite's column names ignore case, points' names do not.
-# `readings` is not STRICT: adding a column to a STRICT table reads the whole of it.
-_SCHEMA = """
-CREATE TABLE assets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+# `layout` and `cells`: connectors.packing. `points` of an asset: connectors.layouts.
+# The check is made once more for every row by PRAGMA integrity_check.
+READINGS = """
+CREATE TABLE readings (
+    asset_id INTEGER NOT NULL, time INTEGER NOT NULL, layout INTEGER NOT NULL, cells BLOB NOT NULL,
+    PRIMARY KEY (asset_id, time),
+    CHECK (CASE layout WHEN 0 THEN length(cells) > 0 AND length(cells) % 24 = 0 ELSE length(cells) = 8 + 8 * layout END)
+) WITHOUT ROWID, STRICT
+"""
+_SCHEMA = f"""
+CREATE TABLE assets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, points BLOB NOT NULL DEFAULT x'') STRICT;
 CREATE TABLE points (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE readings (asset_id INTEGER NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (asset_id, time)) WITHOUT ROWID;
+{READINGS.strip()};
 CREATE TABLE conflicts (
     asset_id INTEGER NOT NULL, time INTEGER NOT NULL, point_id INTEGER NOT NULL, value REAL NOT NULL,
     PRIMARY KEY (asset_id, time, point_id, value)
@@ -135,6 +144,7 @@ class Database:
             connection.execute("PRAGMA synchronous = OFF")
         else:
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         return connection
 
@@ -144,6 +154,8 @@ class Database:
         A file that is a store already is opened without a write, so that no writer at work holds it up.
         """
         if self._path is not None:
+            if self._is_empty():  # the one time that this can be chosen
+                self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._writer.execute("PRAGMA journal_mode = WAL")
         if self._is_empty():
             with self.writing() as connection:
@@ -154,14 +166,33 @@ class Database:
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                     log.debug("made the tables of %s", self.name)
         (application,) = self._writer.execute("PRAGMA application_id").fetchone()
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION_ID:
             raise StoreError(f"{self.name} is a SQLite file of another program; name another file in store.path")
-        if version != SCHEMA_VERSION:
+        if self._version() == 1:
+            self._rewrite()
+        if self._version() != SCHEMA_VERSION:
             raise StoreError(
-                f"{self.name} has store format {version}, this pm knows {SCHEMA_VERSION}; "
+                f"{self.name} has store format {self._version()}, this pm knows {SCHEMA_VERSION}; "
                 "use the version of pm that wrote it"
             )
+
+    def _rewrite(self) -> None:
+        """Bring a store of format 1 to the present one, whole or not at all, and give back what that frees."""
+        with self.writing() as connection:
+            if self._version() != 1:  # another process may have been quicker
+                return
+            log.info("%s has store format 1; rewriting it, which takes about a minute for each GiB", self.name)
+            from_format_1(connection, READINGS)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        try:
+            self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._writer.execute("VACUUM")
+        except sqlite3.OperationalError as error:  # in use by another process, or no room for it; nothing depends on it
+            log.warning("%s is rewritten, but its file was not shortened (%s)", self.name, error)
+        log.info("%s rewritten to store format %d", self.name, SCHEMA_VERSION)
+
+    def _version(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
 
     def _is_empty(self) -> bool:
         return bool(self._writer.execute("SELECT count(*) = 0 FROM sqlite_schema").fetchone()[0])
@@ -175,20 +206,6 @@ class Database:
             raise told(error, self.name) from error
         except OSError as error:
             raise StoreError(f"{self.name}: {error.strerror}; mend store.path or the rights on it") from error
-
-
-def add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Give `readings` columns of numbers. Each ALTER reads the table's whole definition again, so that a thousand
-    points would take seconds; an empty table is made anew instead."""
-    (filled,) = connection.execute("SELECT EXISTS (SELECT 1 FROM readings)").fetchone()
-    if filled:
-        for name in names:
-            connection.execute(f"ALTER TABLE readings ADD COLUMN {name} REAL")
-        return
-    (definition,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'readings'").fetchone()
-    columns, key = definition.split(", PRIMARY KEY")
-    connection.execute("DROP TABLE readings")
-    connection.execute(", ".join([columns, *(f"{name} REAL" for name in names)]) + ", PRIMARY KEY" + key)
 
 
 def _make_file(path: Path) -> None:
