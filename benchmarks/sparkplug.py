@@ -1,6 +1,9 @@
-"""Sparkplug B decoded: from a message's bytes to readings, without broker and store.
+"""Sparkplug B: from a message's bytes to readings; and the whole way, from an edge node through a broker to the disk.
 
-    python -m benchmarks.sparkplug [--messages 5000] [--metrics 50]
+    python -m benchmarks.sparkplug [--messages 5000] [--metrics 50] [--whole 40000]
+
+The whole way: a publisher (a process of its own, as fast as the broker takes it) → Mosquitto → the host → embedded
+store, everything on this machine; from the first message until the last reading is durable.
 
 Messages are made beforehand, as `messages` gives them to the benchmark of the whole way too: devices of one edge node,
 doubles by alias, every metric dated as the message. The bare protobuf parse is shown beside, as the floor.
@@ -9,13 +12,24 @@ doubles by alias, every metric dated as the message. The bare protobuf parse is 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import socket
+import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
+from connectors.broker import EmbeddedBroker
+from connectors.embedded import EmbeddedStore
 from connectors.sparkplug_columns import CHECKED
+from connectors.sparkplug_feed import SparkplugFeed
 from connectors.sparkplug_host import SparkplugHost
 from connectors.sparkplug_names import AssetNames
 from connectors.sparkplug_schema import DataType, Payload
+from pm.config import IngestSection, MqttSection, SparkplugSection
+from pm.ingest import Ingest
+from tests.servers.ingest import DeadLetterList, wall_us
 from tests.sparkplug_cases import T0_MS, Edge
 
 DEVICES = 100
@@ -40,10 +54,64 @@ def messages(
     return births, data()
 
 
+def publish(port: int, count: int, metrics: int, ready: Event, go: Event) -> None:
+    """Births and data as bare MQTT packets of QoS 0, made beforehand."""
+    births, made = messages(count, metrics=metrics)
+    packets = [_packet(*message) for message in (*births, *made)]
+    client_id = b"edge"
+    connect = b"\0\4MQTT\4\2\0\0" + len(client_id).to_bytes(2) + client_id
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"\x10" + bytes([len(connect)]) + connect)
+        connection.recv(4)
+        ready.set()
+        go.wait()
+        for start in range(0, len(packets), 50):
+            connection.sendall(b"".join(packets[start : start + 50]))
+        time.sleep(600)  # connected until killed: an edge node that leaves would be dead
+
+
+def _packet(topic: str, payload: bytes) -> bytes:
+    body = len(topic.encode()).to_bytes(2) + topic.encode() + payload
+    length, size = b"", len(body)
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return b"\x30" + length + bytes([size]) + body
+
+
+def whole(count: int, metrics: int) -> float:
+    """Seconds for `count` messages, births besides."""
+    with tempfile.TemporaryDirectory() as folder:
+        broker = EmbeddedBroker("mosquitto", 0, Path(folder) / "broker")
+        section = MqttSection(host="127.0.0.1", port=broker.start())
+        store = EmbeddedStore(Path(folder) / "readings.db")
+        feed = SparkplugFeed(section, SparkplugSection(), queue=20_000)
+        feed.open()
+        letters = DeadLetterList()
+        ingest = Ingest(feed, store, letters, section=IngestSection(), now_us=wall_us)
+        context = multiprocessing.get_context("spawn")
+        ready, go = context.Event(), context.Event()
+        edge = context.Process(target=publish, args=(section.port, count, metrics, ready, go), daemon=True)
+        edge.start()
+        ready.wait()
+        began = time.perf_counter()
+        go.set()
+        while ingest.counts.readings < count + DEVICES:
+            ingest.step()
+        took = time.perf_counter() - began
+        assert not letters.rejects and not feed.counts.lost and not feed.dropped
+        edge.kill()
+        feed.close()
+        store.close()
+        broker.stop()
+        return took
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=5000)
     parser.add_argument("--metrics", type=int, default=50)
+    parser.add_argument("--whole", type=int, default=40_000, help="messages on the whole way; 0 for none")
     options = parser.parse_args()
     births, made = messages(options.messages + CHECKED * DEVICES, metrics=options.metrics)
     data = list(made)
@@ -75,6 +143,8 @@ def main() -> None:
         assert readings == len(data), f"{readings} readings of {len(data)} messages"
     for what, seconds in best.items():
         row(what, seconds)
+    if options.whole:
+        row("the whole way", whole(options.whole, options.metrics) / options.whole * len(data))
 
 
 if __name__ == "__main__":

@@ -148,9 +148,13 @@ class SparkplugFeed:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """There is nobody to tell; what these say of assets and points may now be made known."""
-        for delivery in deliveries:
-            if isinstance(delivery.receipt, News):
-                self._owe(delivery.receipt)
+        news = [delivery.receipt for delivery in deliveries if isinstance(delivery.receipt, News)]
+        silences = [silence for said in news for silence in said.silences]
+        for silence in silences:
+            self._owed_silences[silence.asset] = silence
+        for point in [point for said in news for point in said.points]:
+            self._owed_points[point.name] = point
+        self._log(silences)
         self._tell_register()
 
     def close(self) -> None:
@@ -192,11 +196,15 @@ class SparkplugFeed:
         self._silent = silent
         self._tell_register()
 
-    def _owe(self, news: News) -> None:
-        for silence in news.silences:
-            self._owed_silences[silence.asset] = silence
-        for point in news.points:
-            self._owed_points[point.name] = point
+    def _log(self, silences: list[Silence]) -> None:
+        """A line for each change, however many assets it concerns."""
+        for why in dict.fromkeys(silence.because for silence in silences):
+            names = [silence.asset for silence in silences if silence.because == why]
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            if why:
+                log.warning("%s: silent, since %s: %s", self.name, why, listed)
+            else:
+                log.info("%s: heard: %s", self.name, listed)
 
     def _tell_register(self) -> None:
         if self._register is None or not (self._owed_silences or self._owed_points):

@@ -16,6 +16,7 @@ from connectors.sparkplug_schema import DataType, Payload
 from pm.domain import Point, Silence
 from pm.ports import Delivery
 from tests.sparkplug_cases import T0, T0_MS, Edge, add_property
+from tests.test_sparkplug import payloads
 
 SECOND = 1_000_000
 REORDER, BIRTH = 5 * SECOND, 30 * SECOND
@@ -388,3 +389,23 @@ def test_whatever_the_order_every_value_is_stored_or_said(seed: int) -> None:
     said = {value for _, payload, values in sent if payload in letters for value in values}
     assert heard <= set(listener.stored) | said
     assert set(listener.stored) <= heard
+
+
+_TOPICS = st.sampled_from(
+    [f"spBv1.0/{g}/{verb}/n{d}" for g in "gh" for verb in ("NBIRTH", "NDATA", "NDEATH", "NCMD") for d in ("", "/d")]
+    + [f"spBv1.0/g/{verb}/n/{d}" for verb in ("DBIRTH", "DDATA", "DDEATH", "DCMD") for d in "de"]
+    + ["spBv1.0/STATE/pm", "spBv1.0/g/DDATA//d", "", "/"]
+) | st.text(max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(_TOPICS, payloads() | st.binary(max_size=40), st.integers(0, 3 * REORDER)), max_size=40))
+def test_any_messages_in_any_order_have_an_end(messages: list[tuple[str, bytes, int]]) -> None:
+    """Whatever is heard: no exception, no reading without a number, nothing held for ever."""
+    listener = Listener(nodes="auto", most_held=1000, max_future_us=600 * SECOND)
+    for topic, payload, pause in messages:
+        listener.hear((topic, payload)).wait(pause)
+    listener.disconnect().wait(BIRTH).wait(BIRTH).wait(2 * SECOND)
+    assert listener.host.held == 0 and listener.host._held_bytes == 0
+    assert all(value - value == 0 for value in listener.values)
+    assert all(reason and "\n" not in reason for reason in listener.reasons)
