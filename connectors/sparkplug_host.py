@@ -10,7 +10,8 @@ rest is a dead letter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -37,7 +38,8 @@ _DATA: Final = (Verb.NDATA, Verb.DDATA)
 _MOST_AHEAD: Final = 100
 """Messages ahead of their turn at most: numbers wrap at 256, and of these half must stay tellable from late ones."""
 _HELD_BYTES: Final = 32 << 20
-"""Payload bytes that wait for births at most, of all nodes; beyond that the oldest are read as if their time was up."""
+"""Bytes that wait for births at most, over all nodes; beyond that the oldest are read as if their time was up."""
+_MOST_NODES: Final = 100_000
 _ASK_AGAIN_US: Final = (10_000_000, 300_000_000)
 """Until a node is asked again for its births, at first and at most; it doubles between."""
 _NODE_ALONE_US: Final = 2_000_000
@@ -87,20 +89,18 @@ class SparkplugHost:
         asking, self._asking = self._asking, []
         return asking
 
-    def _node(self, group: str, name: str) -> Node:
-        node = self._nodes.get((group, name))
-        if node is None:
-            node = self._nodes[group, name] = Node(group, name)
-        return node
-
     def hear(self, topic: str, payload: bytes, received_us: int) -> list[Delivery]:
         """One message. Never raises for what it holds: that is a delivery with a dead letter. What waits for another
         message comes with that one, or with `tick`."""
         origin = parse_topic(topic)
         if origin is None:
             return [Delivery(NO_NEWS)]
-        node = self._node(origin.group, origin.node)
+        node = self._nodes.get((origin.group, origin.node))
         message = Message(origin, topic, payload, received_us)
+        if node is None:
+            if len(self._nodes) >= _MOST_NODES:
+                return [rejected(message, f"more than {_MOST_NODES} edge nodes; name those wanted in sparkplug.groups")]
+            node = self._nodes[origin.group, origin.node] = Node(origin.group, origin.node)
         try:
             message.parsed = parse_columns(payload) if origin.verb in _DATA else parse_payload(payload)
             message.stamp_ms = message.parsed.timestamp
@@ -234,14 +234,17 @@ class SparkplugHost:
         else:
             yield delivery
         # What overtook the birth is dated after it, and comes in the turn that it would have had.
-        overtakers = [held for held in node.held if held.stamp_ms >= message.stamp_ms > 0]
-        for held in [held for held in node.held if not held.origin.device and held not in overtakers]:
-            yield self._last_reading(node.own.table, self._unstow(node, held))
+        overtakers = self._taken(node, lambda held: held.stamp_ms >= message.stamp_ms > 0)
+        for held in self._taken(node, lambda held: not held.origin.device):
+            yield self._last_reading(node.own.table, held)
         for held in sorted(overtakers, key=lambda held: (held.seq - message.seq - 1) & 255):
             if held.seq == node.expected:
-                yield from self._next(node, self._parsed(self._unstow(node, held)))
-            elif not held.origin.device:
-                yield self._last_reading(node.own.table, self._unstow(node, held))
+                held.parsed = parse_columns(held.payload)
+                yield from self._next(node, held)
+            elif held.origin.device:
+                yield from self._hold(node, held)
+            else:
+                yield self._last_reading(node.own.table, held)
 
     def _device_is_born(self, node: Node, message: Message) -> Iterator[Delivery]:
         origin = message.origin
@@ -252,8 +255,8 @@ class SparkplugHost:
         if self._names.node_waits:
             node.birth = None
         yield self._birth(scope.table, message)
-        for held in [held for held in node.held if held.origin.device == origin.device]:
-            yield self._last_reading(scope.table, self._unstow(node, held))
+        for held in self._taken(node, lambda held: held.origin.device == origin.device):
+            yield self._last_reading(scope.table, held)
 
     def _node_dies(self, node: Node, message: Message) -> Iterator[Delivery]:
         """A death counts for the session that its bdSeq names. A later number than the birth's is of a session whose
@@ -331,31 +334,29 @@ class SparkplugHost:
 
     def _hold(self, node: Node, message: Message) -> Iterator[Delivery]:
         message.parsed = None
-        self._held_bytes += len(message.payload)
+        self._held_bytes += message.size
         node.held.append(message)
         while self._held_bytes > self._most_held:
             oldest = min((n for n in self._nodes.values() if n.held), key=lambda n: n.held[0].received_us)
             yield from self._give_up_waiting(oldest, oldest.held[0].received_us)
 
-    def _unstow(self, node: Node, message: Message) -> Message:
-        node.held.remove(message)
-        return self._taken(message)
-
-    def _taken(self, message: Message) -> Message:
-        self._held_bytes -= len(message.payload)
-        return message
-
-    @staticmethod
-    def _parsed(message: Message) -> Message:
-        message.parsed = parse_columns(message.payload)
-        return message
+    def _taken(self, node: Node, wanted: Callable[[Message], bool]) -> list[Message]:
+        """The held messages that are wanted; the others are held on."""
+        taken: list[Message] = []
+        kept: deque[Message] = deque()
+        for message in node.held:
+            (taken if wanted(message) else kept).append(message)
+        node.held = kept
+        self._held_bytes -= sum(message.size for message in taken)
+        return taken
 
     def _give_up_waiting(self, node: Node, until_us: int) -> Iterator[Delivery]:
         """Read what has been held since `until_us` or longer by what is known. A node that was in step once counts as
         in step again, and then all of it is read."""
         resume = node.alive and node.expected is None
         while node.held and (resume or node.held[0].received_us <= until_us):
-            message = self._taken(node.held.popleft())
+            message = node.held.popleft()
+            self._held_bytes -= message.size
             node.last = message.seq
             yield self._last_reading(node.scope(message.origin.device).table, message)
         if resume:

@@ -51,6 +51,11 @@ class Message:
     parsed: Any = None
     """Let go while the message is held: it is many times as large as its bytes."""
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes while it is held, roughly."""
+        return len(self.payload) + 500
+
 
 @dataclass(slots=True, eq=False)
 class Scope:
