@@ -27,6 +27,7 @@ from connectors.sparkplug import (
     sequence_number,
 )
 from connectors.sparkplug_deliveries import dated, listed, reject, rejected
+from connectors.sparkplug_limits import ASK_AGAIN_US, HELD_BYTES, MOST_AHEAD, MOST_NODES, NODE_ALONE_US
 from connectors.sparkplug_names import AssetNames
 from connectors.sparkplug_nodes import NO_NEWS, HostCounts, Message, News, Node
 from connectors.sparkplug_topics import Verb, parse_topic
@@ -35,15 +36,6 @@ from pm.domain import Reading, Silence
 from pm.ports import Delivery
 
 _DATA: Final = (Verb.NDATA, Verb.DDATA)
-_MOST_AHEAD: Final = 100
-"""Messages ahead of their turn at most: numbers wrap at 256, and of these half must stay tellable from late ones."""
-_HELD_BYTES: Final = 32 << 20
-"""Bytes that wait for births at most, over all nodes; beyond that the oldest are read as if their time was up."""
-_MOST_NODES: Final = 100_000
-_ASK_AGAIN_US: Final = (10_000_000, 300_000_000)
-"""Until a node is asked again for its births, at first and at most; it doubles between."""
-_NODE_ALONE_US: Final = 2_000_000
-"""How long the values of a node's birth wait for a device's, where nodes are assets only without devices."""
 
 
 class SparkplugHost:
@@ -56,7 +48,7 @@ class SparkplugHost:
         reorder_us: int,
         birth_us: int,
         max_future_us: int | None = None,
-        most_held: int = _HELD_BYTES,
+        most_held: int = HELD_BYTES,
     ) -> None:
         """names: assets by group, node and device. reorder_us: how long a message waits for those before it.
 
@@ -98,8 +90,8 @@ class SparkplugHost:
         node = self._nodes.get((origin.group, origin.node))
         message = Message(origin, topic, payload, received_us)
         if node is None:
-            if len(self._nodes) >= _MOST_NODES:
-                return [rejected(message, f"more than {_MOST_NODES} edge nodes; name those wanted in sparkplug.groups")]
+            if len(self._nodes) >= MOST_NODES:
+                return [rejected(message, f"more than {MOST_NODES} edge nodes; name those wanted in sparkplug.groups")]
             node = self._nodes[origin.group, origin.node] = Node(origin.group, origin.node)
         try:
             message.parsed = parse_columns(payload) if origin.verb in _DATA else parse_payload(payload)
@@ -125,7 +117,7 @@ class SparkplugHost:
                 found += self._fall_out_of_step(node, now_us)
             if node.held and node.held[0].received_us + self._birth_us <= now_us:
                 found += self._give_up_waiting(node, now_us - self._birth_us)
-            if node.birth is not None and node.birth.received_us + _NODE_ALONE_US <= now_us:
+            if node.birth is not None and node.birth.received_us + NODE_ALONE_US <= now_us:
                 found += self._own_birth(node)
         return found
 
@@ -156,7 +148,7 @@ class SparkplugHost:
             if not node.ahead:
                 node.ahead_since_us = message.received_us
             node.ahead[message.seq] = message
-            if len(node.ahead) > _MOST_AHEAD:
+            if len(node.ahead) > MOST_AHEAD:
                 yield from self._fall_out_of_step(node, message.received_us)
         else:
             yield from self._late(node, message)
@@ -383,7 +375,7 @@ class SparkplugHost:
         if node.asked_us and now_us < node.asked_us + node.ask_wait_us:
             return
         node.asked_us = now_us
-        node.ask_wait_us = min(max(2 * node.ask_wait_us, _ASK_AGAIN_US[0]), _ASK_AGAIN_US[1])
+        node.ask_wait_us = min(max(2 * node.ask_wait_us, ASK_AGAIN_US[0]), ASK_AGAIN_US[1])
         self._asking.append((node.group, node.name))
         self.counts.requests += 1
 
