@@ -16,13 +16,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from connectors.arrivals import Arrivals
-from connectors.decode import Decoder
+from connectors.decode import Decoder, routes_of
 from connectors.mqtt_bulk import BulkClient
 from connectors.mqtt_filters import FilterMemory
 from connectors.mqtt_packets import Publish
 from connectors.mqtt_publisher import MqttPublisher as MqttPublisher  # this module is the door
 from connectors.mqtt_session import MqttSession, paho_client
-from connectors.topics import Routes
 from pm.config import BrokerSection, duration_text
 from pm.errors import FeedError
 from pm.ports import Delivery, LinkState
@@ -72,7 +71,7 @@ class MqttFeed:
         lasting: the broker keeps what comes while we are away; False for a listener that ends for good.
         memory: folder in which the filters subscribed are remembered. monotonic: seconds, for telling silence.
         """
-        routes = Routes(readings=section.readings, events=section.events, clock=clock_topic)
+        routes = routes_of(section, clock_topic)
         filters = (routes.one_filter,) if one_subscription else routes.filters
         if section.share and clock_topic is not None:
             raise FeedError(

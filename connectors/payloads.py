@@ -5,18 +5,21 @@ Whatever the bytes are, the end is defined: values, or a PayloadError whose text
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
+from connectors.payload_json import refuse_doubled_keys
 from connectors.payload_lines import parse_lines
 from connectors.topics import name_fault
+from connectors.value_quality import quality_of
 from connectors.values import (
+    MAX_BYTES,
     MAX_SAMPLES,
     PayloadError,
+    as_text,
     check_name,
     check_point,
     decoded,
@@ -27,20 +30,21 @@ from connectors.values import (
     time_text,
     time_us,
 )
-from pm.domain import Event, EventKind, Reading
-
-MAX_BYTES = 1 << 20
-"""Longest payload that is read."""
+from pm.domain import Doubtful, Event, EventKind, Quality, Reading
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def parse_readings(payload: bytes, asset: str, point: str | None, received_us: int) -> tuple[Reading, ...]:
+def parse_readings(
+    payload: bytes, asset: str, point: str | None, received_us: int, doubtful: list[Doubtful] | None = None
+) -> tuple[Reading, ...]:
     """The readings of one message of `asset`.
 
     point: the point that the topic names (then the payload is a single number, or `{"time": …, "value": …}`), or None
         (then it is `{"time": …, "values": {…}}`, a flat object of numbers, an array of either, or line protocol).
     received_us: the time of a reading that carries none, in microseconds since the epoch.
+    doubtful: takes the values of which the payload says (`quality`) that they are uncertain or bad; bad ones are no
+        readings.
 
     A null value was not read and is left out. Samples of one time are one reading where they do not contradict each
     other. Raises PayloadError.
@@ -49,14 +53,14 @@ def parse_readings(payload: bytes, asset: str, point: str | None, received_us: i
     head = _head(payload)
     if point is not None:
         check_point(point)
-        return (_scalar(payload, head, asset, point, received_us),)
+        return (_scalar(payload, head, asset, point, received_us, doubtful),)
     if head == b"{":
         sample = _object(payload)
-        strings, reading = _sample(sample, asset, received_us)
-        _refuse_doubled_keys(payload, strings)
+        strings, reading = _sample(sample, asset, received_us, doubtful)
+        refuse_doubled_keys(payload, strings)
         return (reading,)
     if head == b"[":
-        return _array(payload, asset, received_us)
+        return _array(payload, asset, received_us, doubtful)
     return parse_lines(payload, asset, received_us)
 
 
@@ -76,7 +80,7 @@ def parse_events(payload: bytes, asset: str, received_us: int) -> tuple[Event, .
         if fault := name_fault(code):
             raise PayloadError(f"code {short(code)} {fault}")
         events.append(Event(asset, time_us(item.get("time"), received_us), EventKind(kind), str(code)))
-    _refuse_doubled_keys(payload, None)
+    refuse_doubled_keys(payload, None)
     return tuple(events)
 
 
@@ -139,7 +143,9 @@ def _items(parsed: Any) -> list[dict[str, Any]]:
     return items
 
 
-def _sample(sample: dict[str, Any], asset: str, received_us: int) -> tuple[int, Reading]:
+def _sample(
+    sample: dict[str, Any], asset: str, received_us: int, doubtful: list[Doubtful] | None
+) -> tuple[int, Reading]:
     """The reading of one sample, and how many strings (keys and texts) its JSON holds when nothing else is in it."""
     time = sample.get("time")
     strings = len(sample) + (type(time) is str)
@@ -148,11 +154,29 @@ def _sample(sample: dict[str, Any], asset: str, received_us: int) -> tuple[int, 
         if type(values) is not dict:
             raise PayloadError(f"values is {short(values)}, not an object of numbers")
         strings += len(values)
+        if "quality" in sample:
+            at_us = time_us(time, received_us)
+            return -1, Reading(asset, at_us, _weighed(values, sample["quality"], asset, at_us, doubtful))
     else:
         values = {name: value for name, value in sample.items() if name != "time"}
         if not values:
             raise PayloadError('no values; write {"time": …, "values": {"point": 1.0}}')
     return strings, Reading(asset, time_us(time, received_us), _numbers(values))
+
+
+def _weighed(
+    values: dict[str, Any], said: Any, asset: str, at_us: int, doubtful: list[Doubtful] | None
+) -> dict[str, float]:
+    """The values that may be read. said: the quality of all of them, or an object of one for each."""
+    fit: dict[str, Any] = {}
+    for name, value in values.items():
+        check_point(name)
+        quality = quality_of(said.get(name) if type(said) is dict else said)
+        if quality is not Quality.BAD:
+            fit[name] = value
+        if quality is not Quality.GOOD and value is not None and doubtful is not None:
+            doubtful.append(Doubtful(asset, at_us, name, as_text(value), quality))
+    return _numbers(fit)
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -169,24 +193,30 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _array(payload: bytes, asset: str, received_us: int) -> tuple[Reading, ...]:
+def _array(payload: bytes, asset: str, received_us: int, doubtful: list[Doubtful] | None) -> tuple[Reading, ...]:
     strings = 0
     readings = []
     for item in _items(_json(payload)):
-        of_item, reading = _sample(item, asset, received_us)
+        of_item, reading = _sample(item, asset, received_us, doubtful)
         strings += of_item
         readings.append(reading)
-    _refuse_doubled_keys(payload, strings)
+    refuse_doubled_keys(payload, strings)
     return merged(readings)
 
 
-def _scalar(payload: bytes, head: bytes, asset: str, point: str, received_us: int) -> Reading:
+def _scalar(
+    payload: bytes, head: bytes, asset: str, point: str, received_us: int, doubtful: list[Doubtful] | None
+) -> Reading:
     if head == b"{":
         sample = _object(payload)
         if "value" not in sample:
             raise PayloadError('no value; write a number, or {"time": …, "value": 1.0}')
         time = sample.get("time")
-        _refuse_doubled_keys(payload, len(sample) + (type(time) is str))
+        refuse_doubled_keys(payload, len(sample) + (type(time) is str))
+        if "quality" in sample:
+            at_us = time_us(time, received_us)
+            values = {point: sample["value"]}
+            return Reading(asset, at_us, _weighed(values, sample["quality"], asset, at_us, doubtful))
         return Reading(asset, time_us(time, received_us), _numbers({point: sample["value"]}))
     text = decoded(payload).strip()
     if text == "null":
@@ -194,25 +224,3 @@ def _scalar(payload: bytes, head: bytes, asset: str, point: str, received_us: in
     if not _NUMBER.fullmatch(text):
         raise PayloadError(f"{short(text)} is not a number")
     return Reading(asset, received_us, {point: finite(point, text)})
-
-
-def _refuse_doubled_keys(payload: bytes, strings: int | None) -> None:
-    """JSON with a key twice is refused: orjson keeps the last one in silence.
-
-    Every string has two quotes, so the count of quotes tells whether there is anything beside the `strings` seen.
-    Only then (doubled keys, escaped quotes, texts in keys that are passed over) is it read again, slowly.
-    """
-    if strings is not None and payload.count(b'"') == 2 * strings:
-        return
-
-    def pairs(items: list[tuple[str, Any]]) -> None:
-        seen = set()
-        for key, _ in items:
-            if key in seen:
-                raise PayloadError(f"key {short(key)} stands twice in an object")
-            seen.add(key)
-
-    try:
-        json.loads(payload, object_pairs_hook=pairs, parse_int=float)
-    except (ValueError, RecursionError):
-        raise PayloadError("not JSON that can be checked for doubled keys") from None

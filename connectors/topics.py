@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
+from pm.domain import Doubtful, Reading
 from pm.errors import FeedError
 
 ASSET = "asset"
@@ -45,11 +47,13 @@ def name_fault(name: object) -> str | None:
 class TopicTemplate:
     """A topic with named parts: `plant/{asset}/{point}`, `site/{site}/{line}/{asset}/readings`.
 
-    A part stands for one whole level. `{asset}` is required, `{point}` names the point of a scalar payload, any other
-    part is a tag. Raises FeedError where the text is not such a template.
+    A part stands for one whole level. `{asset}` is required unless `needs` says otherwise, `{point}` names the point of
+    a scalar payload, any other part is a tag. Raises FeedError where the text is not such a template.
     """
 
     text: str
+    needs: tuple[str, ...] = field(default=(ASSET,), repr=False, compare=False)
+    """Parts that must be there: those that name the asset."""
     levels: tuple[str | None, ...] = field(init=False, repr=False, compare=False)
     """Each level's literal text, None where a part is named."""
     names: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -68,8 +72,9 @@ class TopicTemplate:
                     f"level {level!r} is neither text nor one named part; write the part alone, as in /{{asset}}/"
                 )
             levels.append(level)
-        if ASSET not in names:
-            self._refuse("it has no {asset}; put {asset} where the topic names the asset")
+        for part in self.needs:
+            if part not in names:
+                self._refuse(f"it has no {{{part}}}; put {{{part}}} where the topic names the {part}")
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             self._refuse(f"{{{doubled[0]}}} stands in it twice; give each part a name of its own")
         if fault := topic_fault("/".join("part" if level is None else level for level in levels)):
@@ -132,19 +137,57 @@ def topic_fault(topic: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class AssetRule:
+    """How an asset is named out of a topic's parts: `{asset}`, `{line}-{asset}`. Raises FeedError for another text."""
+
+    text: str = "{asset}"
+    parts: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The parts that it takes, in order."""
+
+    def __post_init__(self) -> None:
+        rest = _NAMED.sub("", self.text)
+        if "{" in rest or "}" in rest or not _NAMED.search(self.text):
+            raise FeedError(
+                f'asset {self.text!r} names no part of a topic; write it like "{{asset}}" or "{{line}}-{{asset}}"'
+            )
+        object.__setattr__(self, "parts", tuple(_NAMED.findall(self.text)))
+
+    def name(self, parts: Mapping[str, str]) -> str:
+        return _NAMED.sub(lambda part: parts[part[1]], self.text)
+
+
+class Form(Protocol):
+    """Reads the payloads of topics whose payloads are not of pm's own form: `connectors.mapping.MappedForm`."""
+
+    def parse(
+        self, payload: bytes, asset: str, point: str | None, received_us: int, doubtful: list[Doubtful] | None = None
+    ) -> tuple[Reading, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MappedTopic:
+    """A template of readings with a form of its own."""
+
+    template: str
+    form: Form
+    asset: str = "{asset}"
+    """How the asset is named; "" where the payload names it."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags beside those of the topic's parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where one topic leads."""
 
     kind: MessageKind
-    parts: Mapping[str, str]
-
-    @property
-    def asset(self) -> str:
-        return self.parts.get(ASSET, "")
-
-    @property
-    def point(self) -> str | None:
-        return self.parts.get(POINT)
+    asset: str = ""
+    """"" where no topic names it."""
+    point: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    """What the topic says beside asset and point, sorted."""
+    form: Form | None = None
+    """Reads the payload; None where it is of pm's own form."""
 
 
 class Routes:
@@ -153,14 +196,30 @@ class Routes:
     So `plant/pump/events` is an event although `plant/{asset}/{point}` matches it too.
     """
 
-    def __init__(self, *, readings: Sequence[str], events: Sequence[str] = (), clock: str | None = None) -> None:
-        """Raises FeedError for a bad template and for two templates that no topic can tell apart."""
-        templates: list[tuple[TopicTemplate, MessageKind]] = []
-        templates += [(TopicTemplate(text), MessageKind.READINGS) for text in readings]
-        templates += [(TopicTemplate(text), MessageKind.EVENTS) for text in events]
+    def __init__(
+        self,
+        *,
+        readings: Sequence[str],
+        events: Sequence[str] = (),
+        clock: str | None = None,
+        asset: str = "{asset}",
+        mapped: Sequence[MappedTopic] = (),
+    ) -> None:
+        """Raises FeedError for a bad template and for two templates that no topic can tell apart.
+
+        asset: how assets are named out of the parts of `readings` and `events`.
+        """
+        rule = AssetRule(asset)
+        leads = [_Lead(TopicTemplate(text, rule.parts), MessageKind.READINGS, rule) for text in readings]
+        leads += [_Lead(TopicTemplate(text, rule.parts), MessageKind.EVENTS, rule) for text in events]
+        for one in mapped:
+            own = AssetRule(one.asset) if one.asset else None
+            template = TopicTemplate(one.template, own.parts if own else ())
+            leads.append(_Lead(template, MessageKind.READINGS, own, one.form, tuple(sorted(one.tags.items()))))
         by_filter: dict[str, str] = {}
-        for template, kind in templates:
-            if kind is MessageKind.EVENTS and POINT in template.names:
+        for lead in leads:
+            template = lead.template
+            if lead.kind is MessageKind.EVENTS and POINT in template.names:
                 raise FeedError(
                     f"topic template {template.text!r}: events have no {{point}}; name that level otherwise"
                 )
@@ -168,12 +227,18 @@ class Routes:
                 raise FeedError(
                     f"topic templates {other!r} and {template.text!r} match the same topics; keep one of them"
                 )
-        if len({(t.text, k) for t, k in templates}) != len({t.text for t, _ in templates}):
-            both = sorted(set(readings) & set(events))
-            raise FeedError(f"topic template {both[0]!r} is named for readings and for events; keep one of them")
+        means: dict[str, tuple[MessageKind, Form | None]] = {}
+        for lead in leads:
+            meant = (lead.kind, lead.form)
+            if means.setdefault(lead.template.text, meant) != meant:
+                other_kind = means[lead.template.text][0] if lead.form is None else "a mapping"
+                raise FeedError(
+                    f"topic template {lead.template.text!r} is named for {other_kind} and for {lead.kind}; "
+                    "keep one of them"
+                )
         if clock is not None and (fault := topic_fault(clock)):
             raise FeedError(f"clock topic {clock!r}: {fault}")
-        self._templates = sorted(templates, key=lambda pair: _literalness(pair[0]), reverse=True)
+        self._leads = sorted(leads, key=lambda lead: _literalness(lead.template), reverse=True)
         self._clock = clock
         self._cache: dict[str, Route | None] = {}
 
@@ -183,7 +248,7 @@ class Routes:
 
         A broker may deliver a message once for each of a client's filters that match it.
         """
-        wanted = list(dict.fromkeys(template.filter for template, _ in self._templates))
+        wanted = list(dict.fromkeys(lead.template.filter for lead in self._leads))
         if self._clock is not None and self._clock not in wanted:
             wanted.append(self._clock)
         return tuple(f for f in wanted if not any(_covers(other, f) for other in wanted if other != f))
@@ -215,11 +280,27 @@ class Routes:
 
     def _resolve(self, topic: str) -> Route | None:
         if topic == self._clock:
-            return Route(MessageKind.CLOCK, {})
-        for template, kind in self._templates:
-            if (parts := template.match(topic)) is not None:
-                return Route(kind, parts)
+            return Route(MessageKind.CLOCK)
+        for lead in self._leads:
+            if (parts := lead.template.match(topic)) is not None:
+                return lead.route(parts)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lead:
+    """What a template leads to."""
+
+    template: TopicTemplate
+    kind: MessageKind
+    asset: AssetRule | None
+    form: Form | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def route(self, parts: Mapping[str, str]) -> Route:
+        tags = {name: value for name, value in parts.items() if name not in (ASSET, POINT) and not name_fault(value)}
+        asset = self.asset.name(parts) if self.asset else ""
+        return Route(self.kind, asset, parts.get(POINT), tuple(sorted({**tags, **dict(self.tags)}.items())), self.form)
 
 
 def _literalness(template: TopicTemplate) -> tuple[int, tuple[bool, ...]]:

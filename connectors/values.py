@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from connectors.topics import name_fault
 from pm.domain import EARLIEST, LATEST, Reading, from_us, to_us
 from pm.errors import PmError
 
+MAX_BYTES = 1 << 20
+"""Longest payload that is read."""
 MAX_SAMPLES = 10_000
 """Most samples (array items or lines) in one payload."""
 
 _EARLIEST_US: Final = to_us(EARLIEST)
 _LATEST_US: Final = to_us(LATEST)
+_MOST: Final = 1e19
+_SIZES: Final = {"s": 0.0, "ms": 1e12, "us": 1e15, "ns": 1e18}
 _RESERVED: Final = frozenset({"time", "asset"})
 
 known_points: Final[set[str]] = set()
@@ -41,8 +46,11 @@ def finite(name: str, text: str) -> float:
     return value
 
 
-def time_us(time: Any, received_us: int) -> int:
-    """Microseconds since the epoch of ISO text with a zone, or of a number by its magnitude."""
+def time_us(time: Any, received_us: int, zone: tzinfo | None = None) -> int:
+    """Microseconds since the epoch of ISO text, or of a number by its magnitude.
+
+    zone: of text that names none; None refuses it. In an hour that a zone has twice, the first is meant.
+    """
     if time is None:
         return received_us
     if type(time) is str:
@@ -51,16 +59,20 @@ def time_us(time: Any, received_us: int) -> int:
         except ValueError:
             raise PayloadError(f"time {short(time)} is not ISO 8601, as 2026-11-23T10:00:00Z is") from None
         if moment.tzinfo is None:
-            raise PayloadError(f"time {short(time)} has no zone; add Z or an offset")
+            if zone is None:
+                raise PayloadError(f"time {short(time)} has no zone; add Z or an offset")
+            moment = moment.replace(tzinfo=zone)
         return _in_range(to_us(moment), time)
     if type(time) is int or type(time) is float:
         return epoch_us(time)
     raise PayloadError(f"time is {short(time)}, neither text nor a number")
 
 
-def epoch_us(number: float) -> int:
-    """Seconds, milliseconds, microseconds or nanoseconds since the epoch: by magnitude, clear from 1973 to 5138."""
-    size = abs(number)
+def epoch_us(number: float, unit: str = "auto") -> int:
+    """Microseconds of a number of s, ms, us or ns since the epoch; auto tells by magnitude, clear from 1973 to 5138."""
+    size = _SIZES.get(unit, abs(number))
+    if not abs(number) <= _MOST:  # NaN too
+        raise PayloadError(f"time {short(number)} is outside {EARLIEST.year} to {LATEST.year}")
     if size < 1e11:
         return _in_range(round(number * 1_000_000), number)
     if size < 1e14:
@@ -105,6 +117,14 @@ def merged(readings: Iterable[Reading]) -> tuple[Reading, ...]:
 def time_text(time_us: int) -> str:
     """ISO 8601 in UTC, to the microsecond where it is not a whole second: 2026-11-23T10:00:00Z."""
     return from_us(time_us).replace(tzinfo=None).isoformat() + "Z"
+
+
+def as_text(value: object) -> str:
+    """A value as JSON writes it, cut."""
+    try:
+        return (value if isinstance(value, str) else json.dumps(value))[:200]
+    except (ValueError, RecursionError):
+        return "?"
 
 
 def short(value: object) -> str:

@@ -158,6 +158,60 @@ class StoreSection(Section):
     """How long readings are kept, as "400d", or "forever". InfluxDB: told when pm makes the database, and only then."""
 
 
+class MappingSection(Section):
+    """Payloads of another form than pm's own: one [[mqtt.mapping]] for each topic template; see docs/ingest.md.
+
+    A path names a place in a payload: "motor.temp", "data.0.v"; it is looked for in the sample, then in the whole.
+    """
+
+    topic: str = ""
+    """Topic template, with {asset} where the topic names the asset and {point} where it names the point."""
+    format: Literal["json", "csv", "lines"] = "json"
+    """json, csv (a header or `columns` names the columns), or lines (InfluxDB line protocol)."""
+    asset: str = ""
+    """How the asset is named out of the topic's parts, as "{line}-{asset}". Empty: as mqtt.asset says."""
+    asset_path: str = ""
+    """Path of the asset's name in the payload, where the topic does not name it."""
+    samples: str = ""
+    """Path of the samples (an array or one object). Empty: the payload itself."""
+    time: str = "time"
+    """Path (column) of the time; absent there, it is the time of receipt."""
+    time_format: str = "auto"
+    """auto (ISO 8601, or a number by its magnitude), s, ms, us, ns since 1970, or a form like "%d.%m.%Y %H:%M:%S"."""
+    time_zone: str = ""
+    """Time zone of times that name none, as "Europe/Berlin". Empty: such times are refused."""
+    values: str = ""
+    """Path of the object of values; nested ones become motor.temp. Empty: `values`, or else the sample."""
+    points: Mapping[str, str] = {}
+    """Point = path, where only these are wanted."""
+    name: str = ""
+    """Path (column) of the point's name, where each sample is one value."""
+    value: str = "value"
+    """Path (column) of that value; also of the value where the topic names the point."""
+    quality: str = "quality"
+    """Path (column) of the quality, of the sample or an object of one for each point. Absent there, it is good."""
+    quality_codes: Literal["opc-da", "opc-ua"] = "opc-da"
+    """What numbers mean as a quality: opc-da (192 is good) or opc-ua (0 is good)."""
+    ignore: tuple[str, ...] = ()
+    """Values to pass over, by the name that they come with: texts, counters."""
+    rename: Mapping[str, str] = {}
+    """Name as it comes = point."""
+    units: Mapping[str, str] = {}
+    """Point = rule: "degF -> degC", "psi -> bar", or "* 0.1 - 40" for raw counts."""
+    tags: Mapping[str, str] = {}
+    """Tags of every asset of this mapping, beside those of the topic's parts."""
+    text_numbers: bool = False
+    """Accept numbers written as text ("171.2"). CSV is text, and always accepted."""
+    booleans: bool = False
+    """Accept true as 1 and false as 0."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of CSV, "" for one to pass over. None: the first line names them."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """Between the columns of CSV."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of numbers in text."""
+
+
 class BrokerSection(Section):
     """A further broker that readings come from: one [[mqtt.more]] for each."""
 
@@ -201,6 +255,17 @@ class BrokerSection(Section):
     """Topic templates of readings: JSON objects where {point} is absent, single numbers where it is named."""
     events: tuple[str, ...] = ("plant/{asset}/events",)
     """Topic templates of events."""
+    asset: str = "{asset}"
+    """How assets are named out of the topic's parts: "{line}-{asset}" where names repeat from line to line."""
+    mapping: tuple[MappingSection, ...] = ()
+    """Payloads of another form: [[mqtt.mapping]] with topic and what else differs, once for each topic template."""
+
+    @model_validator(mode="after")
+    def _mappings_name_topics(self) -> Self:
+        for number, mapping in enumerate(self.mapping):
+            if not mapping.topic:
+                raise ValueError(f'mapping.{number} has no topic; give it a template, as "press/{{asset}}/raw"')
+        return self
 
     @model_validator(mode="after")
     def _share_is_one_level(self) -> Self:

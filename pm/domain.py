@@ -97,6 +97,26 @@ class Reading:
     values: Mapping[str, float]
 
 
+class Quality(StrEnum):
+    """What a source says of a value that it sends."""
+
+    GOOD = "good"
+    UNCERTAIN = "uncertain"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """A value of which its source says that it is uncertain (it is a reading all the same) or bad (it is none)."""
+
+    asset: str
+    time_us: int
+    point: str
+    value: str
+    """As it came, since a bad value need not be a number."""
+    quality: Quality
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to an asset at a time, known from then on and not before."""

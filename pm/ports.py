@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from pm.domain import Alert, Asset, Cause, Event, FailureMode, Forecast, History, Point, Reading, Reason, Silence
+from pm.domain import (
+    Alert,
+    Asset,
+    Cause,
+    Doubtful,
+    Event,
+    FailureMode,
+    Forecast,
+    History,
+    Point,
+    Reading,
+    Reason,
+    Silence,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +111,10 @@ class Delivery:
     payload: bytes = b""
     received_us: int = 0
     """Where it came from, what it said and when: kept until it is stored, for a dead letter if the store refuses it."""
+    doubtful: tuple[Doubtful, ...] = ()
+    """Values whose source says that they are uncertain or bad."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """What the topic says of the asset beside its name (site, line), sorted."""
 
 
 @dataclass(frozen=True, slots=True)
