@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from forecasting.batches import Resident
-from forecasting.losses import censored_nll
+from forecasting.losses import censored_nll, counts
 from forecasting.model import HazardTransformer, Network
 from forecasting.precision import Precision
 from forecasting.profiling import Profile
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 MIN_STEPS = 32
 """Optimiser steps in an epoch at least; a short history is passed over several times."""
-STOPPING_POSITIONS = 3_000
-"""Positions of the validation slice that are forecast after every epoch at most."""
+STOPPING_WINDOWS = 600
+"""Windows of the validation slice that are forecast after every epoch at most; each answers for its second half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class EpochLoop:
         self._grid, self._resident, self._validation = grid, resident, validation
         self._settings, self._precision, self._workers = settings, precision, workers
         self._eligible, self._progress, self._snapshots, self._profile = eligible, progress, snapshots, profile
-        self._stopping = workers.share(judged[:: max(1, len(judged) // STOPPING_POSITIONS)])
+        stopping = stopping_windows(judged, validation.schema.context // 2)
+        self._stopping = workers.share(stopping[:: max(1, -(-len(stopping) // STOPPING_WINDOWS))])
         self._steps = len(list(self._batches(1)))
         self._planned = settings.epochs
         self._trainer = Trainer(
@@ -171,7 +172,7 @@ class EpochLoop:
 
     def _score(self) -> float:
         network = self._trainer.averaged.network
-        return validation_nll(network, self._validation, self._stopping, self._precision, self._workers)
+        return stopping_nll(network, self._validation, self._stopping, self._precision, self._workers)
 
     def _plan(self, number: int, now: float) -> None:
         """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
@@ -258,6 +259,35 @@ def batches(grid: Grid, size: int, rng: np.random.Generator, eligible: Ints | No
     order = rng.permutation(np.concatenate(ends)) if ends else np.empty(0, np.int64)
     for begin in range(0, len(order), size):
         yield order[begin : begin + size]
+
+
+def stopping_windows(judged: Ints, stride: int) -> Ints:
+    """Some of the judged rows (ascending), `stride` or more apart, the last of them among these."""
+    kept: list[int] = []
+    for row in judged[::-1].tolist():
+        if not kept or kept[-1] - row >= stride:
+            kept.append(row)
+    return np.array(kept[::-1], dtype=np.int64)
+
+
+def stopping_nll(
+    network: Network, resident: Resident, ends: Ints, precision: Precision, workers: Workers | None = None
+) -> float:
+    """Mean censored negative log-likelihood in nats of the later half of the positions of these windows: nearly what
+    `validation_nll` says, at a fraction of its cost."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    half = resident.schema.context // resident.schema.patch // 2
+    with torch.inference_mode():
+        for begin in range(0, len(ends), 64):
+            part = ends[begin : begin + 64]
+            windows, targets = resident.windows(part), resident.targets(part)
+            with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
+                outlook = network(windows)
+            counted = counts(targets, windows.alive, 0)[:, half:]
+            total += (censored_nll(outlook.logits, targets)[:, half:] * counted).sum().double().cpu()
+            count += int(counted.sum())
+    summed, positions = (workers or Workers()).total([float(total), float(count)])
+    return summed / max(positions, 1.0)
 
 
 def validation_nll(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecasting.conditions import NormalBehaviour, fit_behaviour
+from forecasting.labels import labels_of
 from forecasting.life import Layout, life_so_far
 from forecasting.recency import EventClock, coarse_table, count_table, recency_table, steps_in
 from forecasting.regimes import Regimes, find_regimes
@@ -148,12 +149,12 @@ def fit_normaliser(grid: Grid) -> Normaliser:
     regimes = find_regimes(grid.values, asset_of, named)
     centre, scale = _fleet_scale(grid.values, group, regimes.of(grid.values), len(schema.asset_models), regimes.count)
     normal, present = _normal(grid, regimes, centre, scale)
-    behaviour = fit_behaviour(normal, present, group, len(schema.asset_models))
-    residual = behaviour.residuals(normal, present, group)
+    sound = _sound(grid)
+    behaviour = fit_behaviour(normal[sound], present[sound], group[sound], len(schema.asset_models))
     layout = layout_of(schema)
     rows = np.flatnonzero(grid.observed)
     rows = rows[:: max(1, len(rows) // SUMMARY_ROWS)]
-    summary, age = life_so_far(layout, np.concatenate([normal, residual], axis=1), present, grid.offsets, rows)
+    summary, age = life_so_far(layout, normal, present, grid.offsets, rows)
     summary = np.concatenate([summary, _age(schema, age)], axis=1).astype(np.float64)
     known = ~np.isnan(summary)
     count = np.maximum(known.sum(axis=0), 1)
@@ -161,6 +162,12 @@ def fit_normaliser(grid: Grid) -> Normaliser:
     spread = np.sqrt(np.where(known, (summary - middle) ** 2, 0.0).sum(axis=0) / count)
     spread = np.where(spread > 1e-6, spread, 1.0)
     return Normaliser(centre, scale, *_robust(_static_numbers(grid)), middle, spread, regimes, behaviour)
+
+
+def _sound(grid: Grid) -> npt.NDArray[np.bool_]:
+    """[N] rows far from any failure, where wear does not show yet: there is learned what is normal. All if few are."""
+    far = labels_of(grid).rul >= grid.schema.rul_cap
+    return far if far.sum() >= 0.1 * len(far) else np.ones(len(far), dtype=bool)
 
 
 def _fleet_scale(
@@ -195,7 +202,7 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
     steps[:, points : 2 * points] = normaliser.behaviour.residuals(normal, present, group)
     steps[:, 2 * points : 3 * points] = present
     rows = np.arange(len(grid), dtype=np.int64) if summarised is None else summarised
-    summary = _summary(grid, normaliser, steps[:, : 2 * points], present, rows)
+    summary = _summary(grid, normaliser, normal, present, rows)
     slow = np.zeros((len(grid), _slow_width(schema)), dtype=np.float32)
     clock = EventClock(grid)
     recency, counts = recency_table(schema), count_table()
@@ -214,9 +221,9 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
     return Features(steps, slow, _static(grid, normaliser), grid.observed, summary, summarised)
 
 
-def _summary(grid: Grid, normaliser: Normaliser, signals: Floats, present: npt.NDArray[np.bool_], rows: Ints) -> Floats:
+def _summary(grid: Grid, normaliser: Normaliser, normal: Floats, present: npt.NDArray[np.bool_], rows: Ints) -> Floats:
     """[R, M] standardised summaries, zero where there was nothing to go by."""
-    summary, age = life_so_far(layout_of(grid.schema), signals, present, grid.offsets, rows)
+    summary, age = life_so_far(layout_of(grid.schema), normal, present, grid.offsets, rows)
     summary = np.concatenate([summary, _age(grid.schema, age)], axis=1)
     summary -= normaliser.summary_centre.astype(np.float32)
     summary /= normaliser.summary_scale.astype(np.float32)

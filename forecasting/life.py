@@ -28,8 +28,8 @@ SHARES = (24, 0)
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of a summary: blocks of one column per signal (P values, then P residuals), then P shares of presence
-    for each of `SHARES`, then the age."""
+    """Columns of a summary: blocks of P columns, one for each point: the statistics of every span, the early level,
+    two departures from it, shares of presence; then the age."""
 
     points: int
     life: int
@@ -43,7 +43,7 @@ class Layout:
     @property
     def blocks(self) -> int:
         """Blocks of P columns each."""
-        return 2 * (len(STATISTICS) * len(self.spans) + 3) + len(SHARES)
+        return len(STATISTICS) * len(self.spans) + 3 + len(SHARES)
 
     @property
     def width(self) -> int:
@@ -58,13 +58,13 @@ class Layout:
 
 
 def life_so_far(
-    layout: Layout, signals: Floats, present: npt.NDArray[np.bool_], offsets: Ints, rows: Ints
+    layout: Layout, normal: Floats, present: npt.NDArray[np.bool_], offsets: Ints, rows: Ints
 ) -> tuple[npt.NDArray[np.float32], Ints]:
     """[R, blocks * P] summaries at these rows, NaN where there is nothing to go by; [R] steps of known life before.
 
-    signals: [N, 2P] normalised values, then residuals; anything where `present` [N, P] is false. offsets: [A + 1].
+    normal: [N, P] normalised values, anything where `present` [N, P] is false. offsets: [A + 1].
     """
-    points, count = layout.points, len(signals)
+    points, count = layout.points, len(normal)
     begin = offsets[np.searchsorted(offsets, rows, side="right") - 1]
     observed = np.append(present.any(axis=1), True)
     following = np.minimum.accumulate(np.where(observed, np.arange(count + 1), count)[::-1])[::-1]
@@ -73,28 +73,25 @@ def life_so_far(
     early = np.minimum(birth + EARLY, rows + 1)
     clock = np.arange(count, dtype=np.int64)
     found = np.full((len(rows), layout.blocks, points), np.nan, dtype=np.float32)
-    per_half = len(STATISTICS) * len(layout.spans) + 3
     for point in range(points):
         read = present[:, point]
-        times = [_running(part) for part in (read, clock * read, clock * clock * read)]
-        for half in range(2):
-            units = np.where(read, np.rint(signals[:, half * points + point] * UNITS), 0.0).astype(np.int64)
-            values = [_running(part) for part in (units, units * units, clock * units)]
-            at = half * per_half
-            recent = []
-            for first in firsts:
-                mean, scatter, slope = _moments([sums[rows + 1] - sums[first] for sums in (*times, *values)], rows)
-                found[:, at, point], found[:, at + 1, point], found[:, at + 2, point] = mean, scatter, slope
-                recent.append(mean)
-                at += 3
-            known = times[0][early] - times[0][birth]
-            own = (values[0][early] - values[0][birth]) / np.where(known > 0, known, np.nan) / UNITS
-            found[:, at, point] = own
-            found[:, at + 1, point] = recent[0] - own
-            found[:, at + 2, point] = recent[min(1, len(recent) - 1)] - own
+        units = np.where(read, np.rint(normal[:, point] * UNITS), 0.0).astype(np.int64)
+        parts = (read, clock * read, clock * clock * read, units, units * units, clock * units)
+        sums = [_running(part) for part in parts]
+        column = found[:, :, point]
+        for number, first in enumerate(firsts):
+            column[:, 3 * number : 3 * number + 3] = np.stack(
+                _moments([s[rows + 1] - s[first] for s in sums], rows), axis=1
+            )
+        place = 3 * len(firsts)
+        known = sums[0][early] - sums[0][birth]
+        own = (sums[3][early] - sums[3][birth]) / np.where(known > 0, known, np.nan) / UNITS
+        column[:, place] = own
+        column[:, place + 1] = column[:, 0] - own
+        column[:, place + 2] = column[:, 3 * min(1, len(firsts) - 1)] - own
         for number, span in enumerate(SHARES):
             first = np.maximum(birth, rows - (span or layout.life) + 1)
-            found[:, 2 * per_half + number, point] = (times[0][rows + 1] - times[0][first]) / (rows - first + 1)
+            column[:, place + 3 + number] = (sums[0][rows + 1] - sums[0][first]) / (rows - first + 1)
     return found.reshape(len(rows), layout.blocks * points), rows - birth
 
 
