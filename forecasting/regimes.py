@@ -149,7 +149,7 @@ def _levels(column: Floats) -> _Cut | None:
     gaps = np.diff(levels)
     nearest = np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))
     spread = np.array([float(group[-1] - group[0]) for group in groups])
-    return None if (spread > nearest / 2).any() else (levels, nearest / 2)
+    return None if (spread > nearest / 2).any() else (levels, nearest / 3)
 
 
 def _quantiles(column: Floats) -> _Cut | None:
