@@ -1,8 +1,10 @@
-"""A trained model on disk: a folder of safetensors and JSON under SHA-256. Nothing in it can run code.
+"""A trained model on disk: a folder of safetensors, JSON and ONNX under SHA-256. Nothing in it can run code.
 
-manifest.json         format, and the SHA-256 of the two others
+manifest.json         format, and the SHA-256 of the others
 model.json            schema, normaliser, architecture, calibration, thresholds, split, metrics, versions
 weights.safetensors   the network's weights
+model.onnx            the network for ONNX Runtime, where the model was trained with it
+samples.safetensors   some windows of validation assets, from which int8 forms take their ranges
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as write_arrays
 from safetensors.torch import load as read_weights
 from safetensors.torch import save as write_weights
 from torch import Tensor
@@ -33,6 +37,7 @@ from pm.errors import ModelError
 
 FORMAT = 1
 MANIFEST, MODEL, WEIGHTS = "manifest.json", "model.json", "weights.safetensors"
+ONNX, SAMPLES = "model.onnx", "samples.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Artefact:
     """Alert threshold on the 72 h probability by alert budget."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    onnx: bytes | None = field(default=None, repr=False)
+    """The network as `forecasting.export.onnx_of` writes it. It follows from the rest: no say in the version."""
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """Windows of validation assets by tensor (`forecasting.batches.Windows`); no say in the version either."""
 
     @property
     def version(self) -> str:
@@ -69,6 +78,10 @@ def save(artefact: Artefact, folder: Path) -> str:
     if folder.exists():
         raise ModelError(f"{folder}: exists already; name another folder or remove it")
     contents = _contents(artefact)
+    if artefact.onnx is not None:
+        contents[ONNX] = artefact.onnx
+    if artefact.samples:
+        contents[SAMPLES] = write_arrays(dict(artefact.samples))
     contents[MANIFEST] = _manifest(contents)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -99,13 +112,15 @@ def load(folder: Path) -> Artefact:
     ):
         raise ModelError(f"{folder / MANIFEST}: not a model of format {FORMAT}; train one with this version of pm")
     contents = {}
-    for name in (MODEL, WEIGHTS):
+    for name in (MODEL, WEIGHTS, *sorted({ONNX, SAMPLES} & manifest["files"].keys())):
         contents[name] = _bytes(folder / name)
         if hashlib.sha256(contents[name]).hexdigest() != manifest["files"].get(name):
             raise ModelError(f"{folder / name}: does not match its SHA-256, so it is damaged; copy the model again")
     try:
         weights = read_weights(contents[WEIGHTS])
-        return _artefact(_json(folder / MODEL, contents[MODEL]), weights)
+        samples = read_arrays(contents[SAMPLES]) if SAMPLES in contents else {}
+        read = _artefact(_json(folder / MODEL, contents[MODEL]), weights)
+        return replace(read, onnx=contents.get(ONNX), samples=samples)
     except SafetensorError as error:
         raise ModelError(f"{folder / WEIGHTS}: not safetensors ({error}); train the model anew") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -139,7 +154,7 @@ def _contents(artefact: Artefact) -> dict[str, bytes]:
 
 
 def _manifest(contents: Mapping[str, bytes]) -> bytes:
-    files = {name: hashlib.sha256(contents[name]).hexdigest() for name in (MODEL, WEIGHTS)}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return json.dumps({"format": FORMAT, "files": files}, sort_keys=True, indent=1).encode()
 
 

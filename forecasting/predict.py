@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,16 @@ from forecasting import checkpoint, explain, survival
 from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
 from forecasting.features import features_of
-from forecasting.inference import MICRO_BATCH, outlooks
 from forecasting.model import network_of
+from forecasting.runtimes import BATCH, Choice, Runtime, choose
 from forecasting.windows import Grid, Ints, grid_before, grid_of
-from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, to_us
+from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, from_us, to_us
 from pm.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
+
+SAMPLES = 32
+"""Windows kept with a model."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class ForecastTable:
 class TransformerForecaster:
     """A trained model, ready to forecast. Fulfils `pm.ports.Forecaster`; safe to share between threads."""
 
-    def __init__(self, artefact: Artefact, *, device: str = "cpu") -> None:
-        """Raises ModelError when the weights do not fit the architecture."""
+    def __init__(self, artefact: Artefact, *, device: str = "cpu", runtime: Choice = "auto") -> None:
+        """runtime: what runs the network (`forecasting.runtimes.choose`).
+
+        Raises ModelError when the weights do not fit the architecture, or the runtime cannot be had.
+        """
         self.artefact = artefact
         self._version = artefact.version
         self._device = torch.device(device)
@@ -69,6 +76,8 @@ class TransformerForecaster:
             first = str(error).splitlines()[-1].strip()
             raise ModelError(f"model {artefact.name}: weights do not fit ({first}); train it anew") from None
         self._network.to(self._device).eval().requires_grad_(False)
+        self._choice: Choice = runtime
+        self.runtime: Runtime = choose(runtime, self._network, artefact.onnx)
 
     @property
     def version(self) -> str:
@@ -85,7 +94,8 @@ class TransformerForecaster:
 
     def with_thresholds(self, thresholds: Mapping[float, float]) -> TransformerForecaster:
         """The same model with these alert thresholds by budget; its version changes with them."""
-        return TransformerForecaster(replace(self.artefact, thresholds=dict(thresholds)), device=str(self._device))
+        artefact = replace(self.artefact, thresholds=dict(thresholds))
+        return TransformerForecaster(artefact, device=str(self._device), runtime=self._choice)
 
     def forecast(self, history: History, at: datetime) -> list[Forecast]:
         """One forecast per asset of `history.assets`, as known at `at`; whatever is dated later is not looked at.
@@ -133,7 +143,7 @@ class TransformerForecaster:
         if not grid.observed[-schema.context :].any():
             return []
         inputs, variants = explain.without_each(grid, self.artefact.normaliser, self._device)
-        logits, _ = outlooks(self._network, lambda rows: explain.pick(variants, rows), len(variants))
+        logits = self.runtime.answer(lambda rows: explain.pick(variants, rows), len(variants)).logits
         hazard = self.artefact.calibration.hazard_by_mode(logits).sum(axis=-1)
         return explain.reasons(inputs, survival.cumulative_hazard(hazard), limit)
 
@@ -191,6 +201,27 @@ class TransformerForecaster:
             rul_hours=rul[order],
         )
 
+    def sample(self, history: History, count: int = SAMPLES) -> dict[str, npt.NDArray[Any]]:
+        """Some windows of these assets by tensor, spread over assets and time: what the model is given in service.
+
+        For whoever needs to see its inputs: ranges of an int8 form, measurements. Empty for a history without readings.
+        """
+        schema = self.artefact.schema
+        times = history.readings["time"]
+        moments: Sequence[float] | npt.NDArray[np.float64] = (
+            [] if times.empty else np.linspace(to_us(times.min()), to_us(times.max()), 10)[2:]
+        )
+        parts: list[Windows] = []
+        each = max(1, count // 8)
+        for number, moment in enumerate(moments):
+            chosen = [history.assets[(number * each + n) % len(history.assets)].name for n in range(each)]
+            grid = grid_before(history.only(chosen), schema, from_us(int(moment)), schema.lookback_steps)
+            ends = grid.offsets[1:] - 1
+            parts.append(self._resident(grid, ends).windows(ends, last=True))
+        names = [field.name for field in fields(Windows)]
+        gathered = {name: torch.cat([getattr(part, name) for part in parts]) for name in names if parts}
+        return {name: tensor.numpy(force=True) for name, tensor in gathered.items()}
+
     def _resident(self, grid: Grid, ends: Ints) -> Resident:
         return Resident(grid, features_of(grid, self.artefact.normaliser, ends), device=self._device)
 
@@ -202,22 +233,22 @@ class TransformerForecaster:
         hazard = np.empty((len(ends), sizes.horizon))
         by_mode = np.empty((len(ends), sizes.modes))
         rul = np.empty(len(ends))
-        chunk = 64 * MICRO_BATCH
+        chunk = 64 * BATCH
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
-            logits, life = outlooks(self._network, _windows_of(resident, part), len(part))
-            hazards = self.artefact.calibration.hazard_by_mode(logits)
+            said = self.runtime.answer(_windows_of(resident, part), len(part))
+            hazards = self.artefact.calibration.hazard_by_mode(said.logits)
             place = slice(begin, begin + len(part))
             hazard[place], by_mode[place] = hazards.sum(axis=-1), survival.cumulative_incidence(hazards)
-            rul[place] = np.clip(life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+            rul[place] = np.clip(said.life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
             if progress is not None:
                 progress((begin + len(part)) / len(ends))
         return hazard, by_mode, rul
 
 
-def load(folder: Path, *, device: str = "cpu") -> TransformerForecaster:
+def load(folder: Path, *, device: str = "cpu", runtime: Choice = "auto") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
-    return TransformerForecaster(checkpoint.load(folder), device=device)
+    return TransformerForecaster(checkpoint.load(folder), device=device, runtime=runtime)
 
 
 def _windows_of(resident: Resident, ends: Ints) -> Callable[[Ints], Windows]:

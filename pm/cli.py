@@ -23,6 +23,7 @@ _ROOMS = {
     "forecast": "learning",
     "replay": "learning",
     "evaluate": "learning",
+    "export": "export",
     "models": "models",
     "retrain": "models",
     "alerts": "people",

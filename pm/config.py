@@ -373,6 +373,8 @@ class AssessSection(Section):
     """When to assess, as a cron line in plant time."""
     stale_after: Duration = timedelta(hours=6)
     """An asset whose last reading is older abstains: stale."""
+    runtime: Literal["auto", "onnx", "torch"] = "auto"
+    """What runs the model: ONNX Runtime where the model holds an ONNX form and no GPU is used, else torch."""
     min_history: Duration = timedelta(hours=24)
     """An asset with less history abstains: too little history."""
     off_points: tuple[str, ...] = ()
@@ -439,6 +441,8 @@ class TrainSection(Section):
     """Weight decay of AdamW."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic of the forward pass; auto takes what the device is made for and says so."""
+    onnx: bool = True
+    """Keep the network as ONNX beside its weights, for ONNX Runtime; takes some ten seconds after training."""
     device: str = "auto"
     """auto, cpu, or a torch device like cuda:0."""
     tf32: bool = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pm.config import Config
-from pm.edges import LOOPBACK, open_records, open_store, wall_now
+from pm.edges import LOOPBACK, load_forecaster, open_records, open_store, wall_now
 from pm.errors import PmError
 
 
@@ -28,6 +28,7 @@ def examine(config: Config) -> list[Finding]:
         ("sparkplug", _sparkplug),
         ("store", _store),
         ("records", _records),
+        ("model", _model),
         ("accelerator", _accelerator),
         ("clock", _clock),
         ("dashboard", _dashboard),
@@ -100,6 +101,14 @@ def _records(config: Config) -> str:
             f"{len(enabled)} users, {len(records.assets())} assets; champion: "
             f"{champion.version if champion else 'none yet, train one with pm train'}"
         )
+
+
+def _model(config: Config) -> str:
+    with open_records(config) as records:
+        if records.champion() is None:
+            return "no champion yet; train one with 'pm train'"
+        forecaster = load_forecaster(records, None, config.assess.runtime)
+    return f"{forecaster.version} runs in {forecaster.runtime.name}"
 
 
 def _accelerator(config: Config) -> str:

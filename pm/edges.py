@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pm.config import Config, MqttSection
 from pm.domain import to_us
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pm.records import Records
 
 log = logging.getLogger(__name__)
+
+Runtime = Literal["auto", "onnx", "torch"]
+"""What `assess.runtime` may be."""
 
 LOOPBACK = "127.0.0.1"
 CLOCK_TICK = "clock"
@@ -94,14 +97,16 @@ def open_records(config: Config) -> Records:
     return Records.open(config.records.url, password=config.records.password.get_secret_value())
 
 
-def load_folder(folder: Path) -> TransformerForecaster:
+def load_folder(folder: Path, runtime: Runtime = "auto") -> TransformerForecaster:
     """The model in a folder. Raises ModelError."""
     from forecasting import predict
 
-    return predict.load(folder)
+    loaded = predict.load(folder, runtime=runtime)
+    log.info("%s runs in %s", loaded.version, loaded.runtime.name)
+    return loaded
 
 
-def load_forecaster(records: Records, name: str | None) -> TransformerForecaster:
+def load_forecaster(records: Records, name: str | None, runtime: Runtime = "auto") -> TransformerForecaster:
     """A model by its folder or its version; the champion when no name is given.
 
     Raises ModelError where there is none or it is damaged, RecordsError for an unknown version.
@@ -110,8 +115,8 @@ def load_forecaster(records: Records, name: str | None) -> TransformerForecaster
         champion = records.champion()
         if champion is None:
             raise ModelError("no model is champion yet; train one with 'pm train', or name a folder with --model")
-        return load_folder(Path(champion.path))
-    return load_folder(Path(name) if Path(name).is_dir() else Path(records.model(name).path))
+        return load_folder(Path(champion.path), runtime)
+    return load_folder(Path(name) if Path(name).is_dir() else Path(records.model(name).path), runtime)
 
 
 def wall_now() -> datetime:
@@ -147,8 +152,9 @@ class RecordedClock:
 class Champion:
     """The champion as a Forecaster, loaded again when another is promoted."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, runtime: Runtime = "auto") -> None:
         self._records = records
+        self._runtime: Runtime = runtime
         self._loaded: TransformerForecaster | None = None
 
     def present(self) -> TransformerForecaster | None:
@@ -156,7 +162,7 @@ class Champion:
         if champion is None:
             return None
         if self._loaded is None or self._loaded.version != champion.version:
-            self._loaded = load_forecaster(self._records, None)
+            self._loaded = load_forecaster(self._records, None, self._runtime)
             log.info("forecasting with champion %s", champion.version)
         return self._loaded
 

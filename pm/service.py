@@ -85,7 +85,7 @@ class Service:
         self._held.callback(self.records.close)
         self.store = open_store(self.config)
         self._held.callback(self.store.close)
-        self.champion = Champion(self.records)
+        self.champion = Champion(self.records, self.config.assess.runtime)
         self.clock = plant_clock(self.config, self.records)
         if "ingest" in self._parts or "schedule" in self._parts:
             self._start_broker()

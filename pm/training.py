@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -127,15 +128,15 @@ def train(
         execution=execution,
     )
     device = str(execution.workers.device or choose_device(settings.device))
-    artefact = fitted.artefact
+    artefact = with_onnx(fitted.artefact) if settings.onnx and execution.workers.leads else fitted.artefact
     found: dict[float, Threshold] = {}
     if execution.workers.leads:
-        table = TransformerForecaster(artefact, device=device).forecast_grid(
-            validating := history.only(split.validation), start=validation_from
-        )
+        forecaster, validating = TransformerForecaster(artefact, device=device), history.only(split.validation)
+        table = forecaster.forecast_grid(validating, start=validation_from)
         found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
         artefact = replace(
             artefact,
+            samples=forecaster.sample(validating),
             thresholds={budget: threshold.value for budget, threshold in found.items()},
             metrics={**artefact.metrics, **_scores(table, validating), **_threshold_facts(found)},
         )
@@ -149,6 +150,20 @@ def train(
         fingerprint=artefact.fingerprint,
         seconds=fitted.seconds,
     )
+
+
+def with_onnx(artefact: Artefact) -> Artefact:
+    """The artefact with its network as ONNX, or as it is, with a warning, where that cannot be had."""
+    from forecasting.export import onnx_of_artefact
+
+    began = time.monotonic()
+    try:
+        onnx = onnx_of_artefact(artefact)
+    except ImportError as error:
+        log.warning("the model goes without an ONNX form, and runs in torch: %s; install onnx and onnxscript", error)
+        return artefact
+    log.info("exported to ONNX in %.0f s, %.1f MB", time.monotonic() - began, len(onnx) / 1e6)
+    return replace(artefact, onnx=onnx)
 
 
 def budget_thresholds(

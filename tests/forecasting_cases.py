@@ -25,6 +25,7 @@ TINY = TrainSection(
     batch=16,
     hold_out=0.0,
     device="cpu",
+    onnx=False,
 )
 """Trains in a second or two."""
 

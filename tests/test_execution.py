@@ -42,7 +42,7 @@ TRAIN, VALIDATION = ("pump-0", "pump-1", "pump-2", "pump-3"), ("pump-4", "pump-5
 STILL = TINY.model_copy(update={"point_dropout": 0.0, "epochs": 3, "snapshot": timedelta(0)})
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ SHAKEN = STILL.model_copy(update={"dropout": 0.2, "point_dropout": 0.2})
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(plant):
+def uninterrupted(plant, one_thread):
     """What training without a break gives, and its optimiser steps."""
     with pytest.MonkeyPatch.context() as patch:
         counted = count_steps(patch)

@@ -40,9 +40,9 @@ def _forecaster(config: Config, name: str | None) -> TransformerForecaster:
     from pm import edges
 
     if name is not None and Path(name).is_dir():
-        return edges.load_folder(Path(name))
+        return edges.load_folder(Path(name), config.assess.runtime)
     with opened_records(config) as records:
-        return edges.load_forecaster(records, name)
+        return edges.load_forecaster(records, name, config.assess.runtime)
 
 
 def _chosen_assets(recording: Recording, forecaster: TransformerForecaster, which: str) -> list[str]:
