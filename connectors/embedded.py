@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
+from connectors import retention
 from connectors.batches import Batch, checked_events, events_from_frame, from_frame, from_readings
 from connectors.database import Database
 from connectors.frames import Block, blocks_frame, downsampled_frame, events_frame, step_us, timed_frame
@@ -170,6 +171,14 @@ class EmbeddedStore:
                 for table in ("readings", "events", "conflicts"):
                     connection.execute(f"DELETE FROM {table} WHERE asset_id = ?", (asset_id,))
                 connection.execute("DELETE FROM assets WHERE id = ?", (asset_id,))
+
+    def delete_before(self, time: datetime) -> int:
+        """Remove readings dated before `time`, a little at a time beside whatever else is written, and give the room
+        back; returns how many rows. Events stay: an asset's age follows from them."""
+        deleted = retention.delete_before(self._database, to_us(time))
+        given = retention.give_back(self._database)
+        log.info("%s: %d rows before %s deleted, %d pages given back", self._database.name, deleted, time, given)
+        return deleted
 
     def close(self) -> None:
         """Close every connection. Twice is once."""

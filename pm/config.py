@@ -155,7 +155,7 @@ class StoreSection(Section):
     timeout: Duration = timedelta(seconds=30)
     """How long a request may take."""
     retention: Lasting = None
-    """How long readings are kept, as "400d", or "forever". InfluxDB: told when pm makes the database, and only then."""
+    """How long readings are kept, as "400d", or "forever"; events stay. InfluxDB is told when pm makes the database."""
 
 
 class MappingSection(Section):

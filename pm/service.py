@@ -168,6 +168,12 @@ class Service:
 
     def _prune(self, at: datetime) -> None:
         self.records.prune_forecasts(at - self.config.records.keep_forecasts)
+        section = self.config.store
+        if section.kind == "embedded" and section.retention is not None:
+            from connectors.embedded import EmbeddedStore
+
+            if isinstance(self.store, EmbeddedStore):  # InfluxDB sees to it by itself
+                self.store.delete_before(at - section.retention)
 
     def _spawn_retrain(self, at: datetime) -> None:
         """A process of its own: training must not take the service's time, nor its memory, nor bring it down."""

@@ -355,6 +355,50 @@ def test_a_store_of_a_later_version_is_refused(path: Path) -> None:
         EmbeddedStore(path)
 
 
+def test_old_readings_go_in_bites_and_leave_a_shorter_file(path: Path) -> None:
+    store = EmbeddedStore(path)
+    store.write_history(
+        pd.DataFrame(
+            {
+                "time": pd.to_datetime([at(hour) for hour in range(20_000)] * 2, utc=True),
+                "asset": ["a"] * 20_000 + ["b"] * 20_000,
+                **{f"p{n}": np.random.default_rng(n).normal(size=40_000) for n in range(8)},
+            }
+        ),
+        everything(store)[1],
+    )
+    store.write([reading("a", 5, p0=99.0), reading("a", 19_990, p0=99.0)], [event("a", 1, "failure", "f")])
+    store.close()
+    size = path.stat().st_size
+    store = EmbeddedStore(path)
+    stop = threading.Event()
+    written = []
+
+    def write() -> None:
+        while not stop.is_set():
+            store.write([reading("new", len(written), x=1.0)])
+            written.append(1)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert store.delete_before(at(-1)) == 0
+    before = len(written)
+    deleted = store.delete_before(at(19_900))
+    stop.set()
+    thread.join()
+    assert deleted >= 2 * 19_900
+    assert len(written) > before
+    left = store.readings(EARLIEST, LATEST, ["a", "b"])
+    assert list(left["time"]) == [at(hour) for hour in range(19_900, 20_000)] * 2
+    assert store.counts()["events"] == 1
+    assert list(store.conflicts()["time"]) == [at(19_990)]
+    store.close()
+    assert path.stat().st_size < size / 3
+    check = sqlite3.connect(path)
+    assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    check.close()
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file/readings\.db.*mend store\.path"):
