@@ -207,7 +207,8 @@ def _read_with_care(parsed: Any, table: MetricTable, guess: bool) -> Readout:
     for metric in parsed.metrics:
         known = _find(metric, table, guess)
         if known is None:
-            unknown.append(_called(metric))
+            if metric.name or metric.HasField("alias") or carries_value(metric):  # else it says nothing of anything
+                unknown.append(_called(metric))
             continue
         if known.point is None or (metric.is_null and not carries_value(metric)):
             continue
