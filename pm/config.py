@@ -390,8 +390,8 @@ class AlertsSection(Section):
 
     budget: Annotated[float, Field(gt=0.0)] = 0.2
     """Alert budget: false alerts per asset-month that people will bear. The threshold follows from it."""
-    on_delay: Annotated[int, Field(ge=1)] = 2
-    """Assessments in a row above the threshold before an alert is raised."""
+    on_delay: Annotated[int, Field(ge=1)] = 1
+    """Assessments in a row above the threshold before an alert is raised; the threshold is found with them."""
     off_delay: Annotated[int, Field(ge=1)] = 12
     """Assessments in a row below the cleared level before an alert clears."""
     deadband: Share = 0.5

@@ -131,14 +131,16 @@ def train(
     artefact = with_onnx(fitted.artefact) if settings.onnx and execution.workers.leads else fitted.artefact
     found: dict[float, Threshold] = {}
     if execution.workers.leads:
+        # Alerts are rare: thresholds take the validation assets' whole record, the scores its later part alone.
         forecaster, validating = TransformerForecaster(artefact, device=device), history.only(split.validation)
-        table = forecaster.forecast_grid(validating, start=validation_from)
+        table = forecaster.forecast_grid(validating)
         found = budget_thresholds(table, validating, [*budgets, alerts.budget], alerts, assess)
+        scores = _scores(_later(table, validation_from), validating)
         artefact = replace(
             artefact,
             samples=forecaster.sample(validating),
             thresholds={budget: threshold.value for budget, threshold in found.items()},
-            metrics={**artefact.metrics, **_scores(table, validating), **_threshold_facts(found)},
+            metrics={**artefact.metrics, **scores, **_threshold_facts(found)},
         )
         log.info("saved %s in %s", checkpoint.save(artefact, out), out)
     return TrainedModel(
@@ -254,6 +256,21 @@ def followed(table: ForecastTable, history: History) -> Outcomes:
         [index[name] for name in failed["asset"]],
         _microseconds(failed["time"]),
         _last_readings(history, table.assets),
+    )
+
+
+def _later(table: ForecastTable, start: datetime | None) -> ForecastTable:
+    """The forecasts from `start` on."""
+    if start is None:
+        return table
+    chosen = table.time_us >= to_us(start)
+    return replace(
+        table,
+        asset_index=table.asset_index[chosen],
+        time_us=table.time_us[chosen],
+        hazard=table.hazard[chosen],
+        mode_probability=table.mode_probability[chosen],
+        rul_hours=table.rul_hours[chosen],
     )
 
 
