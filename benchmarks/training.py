@@ -77,7 +77,7 @@ class Case:
     """A plant's features on a device, and trainers over them."""
 
     def __init__(self, settings: TrainSection, device: torch.device) -> None:
-        history = plant()
+        self.history = history = plant()
         self.settings, self.device = settings, device
         self.grid: Grid = grid_of(history, schema_of(history, settings))
         features, labels = features_of(self.grid, fit_normaliser(self.grid)), labels_of(self.grid)
