@@ -26,6 +26,7 @@ _ROOMS = {
     "export": "export",
     "models": "models",
     "retrain": "models",
+    "deadletters": "letters",
     "alerts": "people",
     "users": "people",
 }

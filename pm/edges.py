@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pm.config import Config, MqttSection
 from pm.domain import to_us
-from pm.errors import FeedError, ModelError
+from pm.errors import FeedError, ModelError, StoreUnavailable
 from pm.ports import Clock, Feed, ReadingStore, SourceRegister
 
 if TYPE_CHECKING:
     from forecasting.predict import TransformerForecaster
+    from pm.ingest import IngestCounts
     from pm.records import Records
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,32 @@ def feeds(
             )
         )
     return opened
+
+
+def retry_dead_letters(
+    config: Config, records: Records, store: ReadingStore, numbers: Sequence[int] = ()
+) -> IngestCounts:
+    """Read dead letters again as the configuration says by now, all or those of these numbers; what became of them.
+
+    Raises StoreUnavailable where the store is away; nothing is forgotten then.
+    """
+    from connectors.letters import LetterFeed
+    from pm.ingest import Ingest
+
+    wanted = set(numbers)
+    found = records.dead_letters(max(records.dead_letter_count(), 1))
+    letters = [(letter.number, letter.reject) for letter in reversed(found) if not wanted or letter.number in wanted]
+    feed = LetterFeed(
+        letters,
+        (config.mqtt, *config.mqtt.more),
+        forget=records.delete_dead_letters,
+        max_future=config.ingest.max_future if config.clock.source == "wall" else None,
+    )
+    ingest = Ingest(feed, store, records, section=config.ingest, now_us=wall_us, assets=records)
+    while feed.waiting:
+        if not ingest.step():
+            raise StoreUnavailable(f"{ingest.counts.trouble}; the dead letters are kept, try again later")
+    return ingest.counts
 
 
 def open_records(config: Config) -> Records:
