@@ -24,8 +24,19 @@ from pm.errors import PmError
 log = logging.getLogger(__name__)
 pages = Blueprint("asset", __name__)
 
-RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+RANGES = {
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+    "90d": timedelta(days=90),
+    "1y": timedelta(days=365),
+}
+RANGE_WORDS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days", "90d": "90 days", "1y": "a year"}
 DEFAULT_RANGE = "7d"
+MOST_INTERVALS = 3000
+"""A time of more intervals is drawn summed up by the store: its readings would be too many to fetch and to see."""
+STRETCHES = 730
+"""Into so many stretches at most."""
 SHOWN_POINTS = 12
 """Points drawn at first; the others by choice."""
 SHOWN_EVENTS = 50
@@ -101,13 +112,30 @@ def reasons(held: Sources, found: Row, alerts: Sequence[Alert]) -> tuple[Sequenc
     return (raised.reasons, "alert") if raised is not None else ((), "none")
 
 
-def points_of(held: Sources, asset: str, period: Stretch) -> tuple[tuple[Point, ...], pd.DataFrame]:
-    """The points that this asset read in the period, registered ones with their units first, and the readings."""
-    readings = held.store.readings(period.start, period.end, [asset])
-    read = [name for name in readings.columns if name not in ("time", "asset") and readings[name].notna().any()]
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What an asset read in a period: every reading, or a long period summed up by the store."""
+
+    points: tuple[Point, ...]
+    """The points read at all, registered ones with their units first."""
+    frame: pd.DataFrame
+    step: timedelta | None
+    """Length of the stretches summed up; None where `frame` holds the readings themselves."""
+
+
+def read_in(held: Sources, asset: str, period: Stretch) -> Read:
+    """What was read in a period."""
+    interval, length = held.plant.interval, period.end - period.start
+    step = None if length <= MOST_INTERVALS * interval else interval * -(-length // (STRETCHES * interval))
+    if step is None:
+        frame = held.store.readings(period.start, period.end, [asset])
+        read = [name for name in frame.columns if name not in ("time", "asset") and frame[name].notna().any()]
+    else:
+        frame = held.store.downsampled(period.start, period.end, step, [asset])
+        read = list(dict.fromkeys(frame["point"]))
     registered = [point for point in held.records.points() if point.name in read]
     known = {point.name for point in registered}
-    return (*registered, *(Point(name) for name in read if name not in known)), readings
+    return Read((*registered, *(Point(name) for name in read if name not in known)), frame, step)
 
 
 def picked(points: Sequence[Point], wanted: Sequence[str], why: Sequence[Reason]) -> tuple[Point, ...]:
@@ -137,11 +165,17 @@ def figures(held: Sources, asset: Asset, range_name: str, wanted: Sequence[str])
             history, alerts, failed, threshold=threshold(held), start=period.start, end=period.end, zone=zone,
             zone_name=zone_name,
         )  # fmt: skip
-    points, readings = points_of(held, asset.name, period)
-    drawn = asset_charts.point_figures(
-        picked(points, wanted, ()), readings, events, interval=held.plant.interval, start=period.start,
-        end=period.end, zone=zone,
-    )  # fmt: skip
+    read = read_in(held, asset.name, period)
+    shown = picked(read.points, wanted, ())
+    drawn = (
+        asset_charts.summed_figures(
+            shown, read.frame, events, step=read.step, start=period.start, end=period.end, zone=zone
+        )
+        if read.step
+        else asset_charts.point_figures(
+            shown, read.frame, events, interval=held.plant.interval, start=period.start, end=period.end, zone=zone
+        )
+    )
     return made | {f"point:{name}": figure for name, figure in drawn.items()}
 
 
@@ -157,7 +191,7 @@ def page(name: str) -> str:
     points: tuple[Point, ...] = ()
     events: list[dict[str, Any]] = []
     if period is not None:
-        points, _ = points_of(held, name, period)
+        points = read_in(held, name, period).points
         frame = held.store.events(period.start, period.end, [name])
         events = [
             {"time": time.to_pydatetime(), "kind": kind, "code": code}
@@ -177,7 +211,7 @@ def page(name: str) -> str:
         reason_scale=max((abs(reason.contribution) for reason in why), default=1.0) or 1.0,
         threshold=threshold(held),
         period=period,
-        ranges=tuple(RANGES),
+        ranges=RANGE_WORDS,
         points=points,
         drawn=picked(points, wanted, why),
         wanted=wanted,

@@ -195,17 +195,69 @@ def _point(
     )  # fmt: skip
     if len(values) < 60:
         trace |= {"mode": "lines+markers", "marker": {"size": 4, "color": charts.BLUE}}
+    return _framed(point, [trace], values, shapes, start, end, zone)
+
+
+def _framed(
+    point: Point,
+    traces: Sequence[charts.Trace],
+    values: np.ndarray[Any, Any],
+    shapes: Sequence[Mapping[str, Any]],
+    start: datetime,
+    end: datetime,
+    zone: tzinfo,
+) -> charts.Figure:
+    """The figure of a point around its traces: its limits where `values` come near them, the events, the time."""
     limits = [
         charts.level(limit, words, colour=charts.GREY)
         for limit, words in ((point.low, "lowest that is plausible"), (point.high, "highest that is plausible"))
         if limit is not None and _near(limit, values)
     ]
     made = charts.figure(
-        [trace], y_title=charts.words(point.unit), height=POINT_HEIGHT, legend=False,
+        traces, y_title=charts.words(point.unit), height=POINT_HEIGHT, legend=False,
         shapes=[*shapes, *(shape for shape, _ in limits)], annotations=[words for _, words in limits],
     )  # fmt: skip
     made["layout"]["xaxis"] |= {"type": "date", "range": charts.plain([start, end], zone)}
     made["layout"]["margin"] |= {"t": 8, "b": 30}
+    return made
+
+
+def summed_figures(
+    points: Sequence[Point],
+    summaries: pd.DataFrame,
+    events: pd.DataFrame,
+    *,
+    step: timedelta,
+    start: datetime,
+    end: datetime,
+    zone: tzinfo,
+) -> dict[str, charts.Figure]:
+    """By point, the mean of every stretch of `step` in a band from its lowest to its highest, so that no spike is lost.
+
+    summaries: as `ReadingStore.downsampled` lays out, of one asset.
+    """
+    shapes = event_shapes(events, zone)
+    made = {}
+    for point in points:
+        own = summaries[summaries["point"] == point.name]
+        ends = own["time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+        step_us = step // timedelta(microseconds=1)
+        times, mean = gapped(ends - step_us // 2, own["mean"].to_numpy(dtype=float), step_us)
+        lowest, highest = (gapped(ends, own[name].to_numpy(dtype=float), step_us)[1] for name in ("lowest", "highest"))
+        unit = charts.words(point.unit)
+        told = [
+            "" if np.isnan(m) else f"{m:.4g} {unit}, from {low:.4g} to {high:.4g}"
+            for low, m, high in zip(lowest, mean, highest, strict=True)
+        ]
+        at = times.astype("datetime64[us]")
+        quiet = {"hoverinfo": "skip", "showlegend": False}
+        band = quiet | {"fill": "tonexty", "fillcolor": charts.faded(charts.BLUE, 0.18)}
+        middle = charts.line(
+            at, mean, name=charts.words(point.name), width=1.5, zone=zone, text=told, hovertemplate="%{text}"
+        )
+        edges = (charts.line(at, edge, width=0, zone=zone) for edge in (lowest, highest))
+        traces = [edge | look for edge, look in zip(edges, (quiet, band), strict=True)] + [middle]
+        made[point.name] = _framed(point, traces, np.concatenate((lowest, highest)), shapes, start, end, zone)
     return made
 
 

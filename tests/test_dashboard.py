@@ -455,6 +455,22 @@ def test_figures_are_those_of_the_page(plant: DashboardPlant) -> None:
     assert "ahead" not in client.get("/api/figures/compressor-04").get_json()
 
 
+def test_a_year_is_drawn_summed_up_with_its_spikes(plant: DashboardPlant) -> None:
+    """8,760 hourly intervals in stretches of 12 hours: a band from the lowest to the highest around the mean."""
+    client = login(plant)
+    month = client.get("/api/figures/pump-01?range=90d&point=vibration").get_json()["point:vibration"]
+    year = client.get("/api/figures/pump-01?range=1y&point=vibration").get_json()["point:vibration"]
+    assert len(month["data"]) == 1 and len(month["data"][0]["x"]) == 24 * 8
+    lowest, highest, mean = (trace["y"] for trace in year["data"])
+    assert 16 <= len(mean) <= 17
+    assert all(low <= middle <= high for low, middle, high in zip(lowest, mean, highest, strict=True))
+    assert max(highest) == max(month["data"][0]["y"]) and min(lowest) == min(month["data"][0]["y"])
+    assert year["data"][1]["fill"] == "tonexty" and "from" in year["data"][2]["text"][0]
+    assert len(year["layout"]["shapes"]) == len(month["layout"]["shapes"])
+    page = client.get("/assets/pump-01?range=1y").text
+    assert "a year" in page and "vibration" in page
+
+
 def test_records_away_is_said_and_not_thrown(tmp_path: Path) -> None:
     with dashboard_plant(tmp_path, filled=False) as plant:
         client = login(plant)
