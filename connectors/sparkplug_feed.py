@@ -1,7 +1,7 @@
 """Sparkplug B as a feed: the host's own session, its state for everyone to see, births asked for.
 
 The session is clean and its data of QoS 0, as the specification has it: what is not stored when it comes is not sent
-again. So readings go on to ingest at once, and wait in bounded memory while the store is away.
+again. So readings go on to ingest at once; while the store is away its spool keeps them, where there is one.
 """
 
 from __future__ import annotations

@@ -194,6 +194,10 @@ class Spool:
             self._read_ahead()
             if not self._ahead:
                 self._remove_first()  # nothing in it could be read
+        if not self._sizes and self.held:
+            self.corrupt += 1
+            log.error("spool %s lost %d messages to damage on its disk", self._folder, self.held)
+            self.held = 0
         return [delivery for delivery, _ in list(self._ahead)[:limit]]
 
     def drop(self, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from pm.errors import FeedError, ModelError, StoreUnavailable
 from pm.ports import Clock, Feed, ReadingStore, SourceRegister
 
 if TYPE_CHECKING:
+    from connectors.spool import Spool
     from forecasting.predict import TransformerForecaster
     from pm.ingest import IngestCounts
     from pm.records import Records
@@ -90,6 +92,18 @@ def feeds(
             )
         )
     return opened
+
+
+def open_spool(config: Config, feed: str) -> Spool:
+    """The spool of the feed of this name and of this process's client id. Raises a PmError where another has it."""
+    from connectors.spool import Spool
+
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.mqtt.client_id} {feed}").strip("-")
+    folder = config.models.dir.parent / "spool" / name
+    try:
+        return Spool(folder, limit=config.ingest.spool_limit * 2**20)
+    except OSError as error:
+        raise FeedError(f"spool {folder} cannot be opened ({error.strerror}); mend the folder's rights") from None
 
 
 def retry_dead_letters(

@@ -1,7 +1,8 @@
 """From the feed to the store: batches, written in one call, acknowledged only then. Nothing is lost on the way.
 
-A store that is away stops the acknowledging, and so in time the broker; a message that the store refuses for what it
-holds becomes a dead letter, and the rest of its batch is stored.
+While the store is away, batches go to a spool on disk, where there is one, and are stored later in their order. Without
+one, or when it is full, the acknowledging stops, and so in time the broker. A message that the store refuses for what
+it holds becomes a dead letter, and the rest of its batch is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Protocol
 from pm.config import IngestSection
 from pm.domain import from_us
 from pm.errors import PmError, RowsRefused, StoreError, StoreUnavailable
-from pm.ports import AssetSink, DeadLetters, Delivery, Feed, ReadingStore, Reject
+from pm.ports import AssetSink, DeadLetters, Delivery, DeliverySpool, Feed, ReadingStore, Reject
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ _FIRST_WAIT = 0.25
 _DRY_WAIT = 0.005
 """Seconds without a message after which a batch is written although it is not full: a broker that allows few messages
 in flight sends no more until these are acknowledged."""
+_DRAIN = 4
+"""Batches' worth of messages that the spool gives at a time: faster than messages can come in, so that it empties."""
 _RETRY = (0.5, 30.0)
 """Seconds until a batch that could not be stored is tried again, at first and at most; it doubles between."""
 
@@ -80,6 +83,8 @@ class IngestCounts:
     batches: int = 0
     lag_ms: float = 0.0
     """Milliseconds from receiving the oldest message of the latest batch to having stored it."""
+    spooled: int = 0
+    """Messages on disk that wait for the store; 0 while all is well."""
     held: int = 0
     """Messages of the batch that waits for the store; 0 while all is well."""
     trouble: str = ""
@@ -99,10 +104,12 @@ class Ingest:
         now_us: Callable[[], int],
         assets: AssetSink | None = None,
         watermark: Watermark | None = None,
+        spool: DeliverySpool | None = None,
     ) -> None:
         """now_us: the machine's clock in microseconds, for the lag alone. assets: told of each asset's first message.
 
-        watermark: told of the feed's clock messages, once all that came before is stored.
+        watermark: told of the feed's clock messages, once all that came before is stored. spool: where batches are kept
+        while the store is away; None to leave them with the feed.
         """
         self._feed = feed
         self._store = store
@@ -111,6 +118,8 @@ class Ingest:
         self._now_us = now_us
         self._assets = assets
         self._watermark = watermark
+        self._spool = spool
+        self._next_drain = 0.0
         self._known: set[str] = set()
         self._held: list[Delivery] = []
         self._retry = _RETRY[0]
@@ -129,12 +138,18 @@ class Ingest:
 
     def step(self) -> bool:
         """Collect a batch (or take the one held back), store it, acknowledge it. False when nothing was done."""
+        if self._spool is not None and self._spool.held:
+            return self._step_behind(self._spool)
         batch = self._held or self._collect()
         if not batch:
             return False
         try:
             rejects = self._settle(batch)
         except PmError as error:
+            if self._spool is not None and error.retryable:
+                log.warning("%s; messages are kept on disk until it is back", error)
+                self._wait_for_store(error)
+                return self._keep(self._spool, batch)
             self._hold(batch, error)
             return False
         self._feed.acknowledge(batch)
@@ -144,6 +159,50 @@ class Ingest:
         self._retry = _RETRY[0]
         self._count(batch, rejects)
         return True
+
+    def _step_behind(self, spool: DeliverySpool) -> bool:
+        """While the spool holds anything: store some of it when the store may be back, keep behind it what comes.
+
+        A crash after storing and before dropping brings the same again, which changes nothing in the store.
+        """
+        stored = False
+        if time.monotonic() >= self._next_drain:
+            batch = spool.peek(_DRAIN * self._section.batch)
+            try:
+                rejects = self._settle(batch)
+            except PmError as error:
+                self._wait_for_store(error)
+            else:
+                spool.drop(len(batch))
+                self._retry, stored = _RETRY[0], True
+                self._count(batch, rejects, acknowledged=0)
+                self._counts = replace(self._counts, spooled=spool.held)
+                if not spool.held:
+                    log.info("the store is back, and what was kept on disk is in it")
+        if stored and not self._feed.waiting and not self._held:
+            return True
+        batch = self._held or self._collect()
+        return self._keep(spool, batch) if batch else stored
+
+    def _keep(self, spool: DeliverySpool, batch: list[Delivery]) -> bool:
+        """The batch on disk, and acknowledged; held back where the disk takes no more."""
+        try:
+            spool.append(batch)
+        except PmError as error:
+            self._hold(batch, error)
+            return False
+        self._feed.acknowledge(batch)
+        self._held = []
+        counts = self._counts
+        self._counts = replace(counts, messages=counts.messages + len(batch), spooled=spool.held, held=0)
+        return True
+
+    def _wait_for_store(self, error: PmError) -> None:
+        """Longer each time before the store is tried again."""
+        wait = max(self._retry, error.wait) if isinstance(error, StoreUnavailable) else self._retry
+        self._next_drain = time.monotonic() + wait
+        self._retry = min(2 * self._retry, _RETRY[1])
+        self._counts = replace(self._counts, trouble=str(error))
 
     def _collect(self) -> list[Delivery]:
         """Up to a batch: ends when it is full, when the oldest has waited `flush`, or when the feed runs dry."""
@@ -216,11 +275,12 @@ class Ingest:
         self._held = batch
         self._counts = replace(self._counts, held=len(batch), trouble=str(error))
 
-    def _count(self, batch: Sequence[Delivery], rejects: int) -> None:
+    def _count(self, batch: Sequence[Delivery], rejects: int, acknowledged: int | None = None) -> None:
+        """acknowledged: messages of the batch that are acknowledged now; all when None."""
         before = self._counts
         received = min((d.received_us for d in batch if d.received_us), default=0)
         self._counts = IngestCounts(
-            messages=before.messages + len(batch),
+            messages=before.messages + (len(batch) if acknowledged is None else acknowledged),
             readings=before.readings + sum(len(d.readings) for d in batch),
             events=before.events + sum(len(d.events) for d in batch),
             rejects=before.rejects + rejects,

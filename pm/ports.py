@@ -181,6 +181,22 @@ class DeadLetters(Protocol):
         """Keep these; durable when it returns. Raises a retryable `PmError` when it cannot now."""
 
 
+class DeliverySpool(Protocol):
+    """Deliveries on durable ground while the store is away, in order. Used by one thread."""
+
+    held: int
+    """Deliveries that it holds."""
+
+    def append(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep these behind all that is held; durable when it returns. Raises a retryable `PmError` when it is full."""
+
+    def peek(self, limit: int) -> list[Delivery]:
+        """Up to `limit` of the oldest; none only where nothing is held."""
+
+    def drop(self, count: int) -> None:
+        """Forget the `count` oldest, which `peek` gave."""
+
+
 class AssetSink(Protocol):
     """Learns of assets from their first message."""
 

@@ -21,6 +21,7 @@ from pm.edges import (
     feeds,
     local_broker,
     open_records,
+    open_spool,
     open_store,
     plant_clock,
     wall_us,
@@ -124,6 +125,10 @@ class Service:
         watermark = FeedClock(self.records.last_tick(CLOCK_TICK), self._keep_watermark) if follows_feed else None
         one_subscription = not self.config.mqtt.host and not self._broker.keeps_order
         for feed in feeds(self.config, self.mqtt, one_subscription=one_subscription, register=self.records):
+            spool = None
+            if self.config.ingest.spool_limit:
+                spool = open_spool(self.config, feed.name)
+                self._held.callback(spool.close)
             ingest = Ingest(
                 feed,
                 self.store,
@@ -132,6 +137,7 @@ class Service:
                 now_us=wall_us,
                 assets=self.records,
                 watermark=watermark,
+                spool=spool,
             )
             feed.open()
             self._held.callback(feed.close)
@@ -229,6 +235,8 @@ class Service:
             counts = [ingest.counts for ingest in self._ingests]
             said["messages"] = sum(count.messages for count in counts)
             said["readings"] = sum(count.readings for count in counts)
+            if spooled := sum(count.spooled for count in counts):
+                said["messages on disk, waiting for the store"] = spooled
             if troubles := sorted({count.trouble for count in counts if count.trouble}):
                 said["trouble"] = "; ".join(troubles)
         said["dead letters"] = self.records.dead_letter_count()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from connectors.embedded import EmbeddedStore
 from connectors.mqtt_group import feed_of
+from connectors.spool import Spool
 from pm.config import IngestSection, MqttSection
+from pm.domain import Event, Reading
+from pm.errors import StoreUnavailable
 from pm.ingest import Ingest
 from pm.ports import Reject
 
@@ -34,14 +38,36 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
-def start_ingest(section: MqttSection, store: Path, *, batch: int) -> BaseProcess:
-    process = _CONTEXT.Process(target=_ingest, args=(section, store, batch), daemon=True)
+class FlaggedStore(EmbeddedStore):
+    """The embedded store, away as long as a file stands beside it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._flag = path.with_suffix(".away")
+
+    def write(self, readings: Sequence[Reading], events: Sequence[Event] = ()) -> None:
+        if self._flag.exists():
+            raise StoreUnavailable("the store is away")
+        super().write(readings, events)
+
+
+def start_ingest(section: MqttSection, store: Path, *, batch: int, spool: Path | None = None) -> BaseProcess:
+    """spool: folder for batches while the store is away, which it is as long as STORE.away exists."""
+    process = _CONTEXT.Process(target=_ingest, args=(section, store, batch, spool), daemon=True)
     process.start()
     return process
 
 
-def _ingest(section: MqttSection, store: Path, batch: int) -> None:
+def _ingest(section: MqttSection, store: Path, batch: int, folder: Path | None) -> None:
     feed = feed_of(section)
+    spool = None if folder is None else Spool(folder, limit=64 * 2**20, segment=4096)
     feed.open()
-    ingest = Ingest(feed, EmbeddedStore(store), DeadLetterList(), section=IngestSection(batch=batch), now_us=wall_us)
+    ingest = Ingest(
+        feed,
+        FlaggedStore(store),
+        DeadLetterList(),
+        section=IngestSection(batch=batch),
+        now_us=wall_us,
+        spool=spool,
+    )
     ingest.run(threading.Event())
