@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,12 @@ class Mosquitto:
         max_inflight: int = 20_000,
         max_packet: int | None = None,
         access: str = "",
+        saves_at_once: bool = False,
     ) -> None:
-        """access: lines of an access list; empty for none. client_certificates: with TLS, demanded of every client."""
+        """access: lines of an access list; empty for none. client_certificates: with TLS, demanded of every client.
+
+        saves_at_once: to disk after every change, where a Mosquitto as installed does so every half hour.
+        """
         self.folder = folder
         self.port = free_port()
         self._program = program("mosquitto", "mosquitto")
@@ -45,6 +50,8 @@ class Mosquitto:
         ]
         if os.geteuid() == 0:
             lines.append("user root")
+        if saves_at_once:
+            lines += ["autosave_on_changes true", "autosave_interval 1"]
         if max_packet is not None:
             lines.append(f"max_packet_size {max_packet}")
         if password:
@@ -84,6 +91,15 @@ class Mosquitto:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self) -> None:
+        """Nothing comes from it and nothing is taken, and yet every connection stands, as with a dead network."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def _passwords(self) -> Path:
         path = self.folder / "passwords"

@@ -1,0 +1,118 @@
+"""What is published is stored, once each, whatever is killed, stopped, frozen or full meanwhile."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.fault_cases import Rig, broker_is_killed, ingest_is_killed
+from tests.servers.influxdb import influxdb
+from tests.servers.mosquitto import Mosquitto, mosquitto
+from tests.servers.programs import wait_until
+
+KILLS = 105
+"""For each store; both run side by side."""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with mosquitto(folder) as running:
+        yield running
+
+
+def test_ingest_killed_again_and_again_stores_every_reading_once_in_both_stores(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("embedded", "influx", "server", "first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    embedded, influx, at_server, first, second = folders
+    with (
+        influxdb(at_server) as server,
+        mosquitto(first) as one,
+        mosquitto(second) as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        runs = [
+            threads.submit(ingest_is_killed, embedded, one, embedded / "readings.db", kills=KILLS, seed=1),
+            threads.submit(ingest_is_killed, influx, other, server.url, kills=KILLS, seed=2),
+        ]
+        for run in runs:
+            print(run.result())
+
+
+def test_the_broker_killed_and_restarted(tmp_path: Path) -> None:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with mosquitto(folder, saves_at_once=True) as broker:
+        print(broker_is_killed(tmp_path, broker, tmp_path / "readings.db", kills=4, seed=3))
+
+
+def test_influxdb_killed_and_away_for_seconds(tmp_path: Path, broker: Mosquitto) -> None:
+    at_server = tmp_path / "server"
+    at_server.mkdir()
+    with influxdb(at_server) as server, Rig(tmp_path, broker, server.url) as rig:
+        time.sleep(1.5)
+        server.process.kill()
+        server.process.wait()
+        time.sleep(1.5)
+        rig.kill_ingest()  # what waited in its memory is with the broker still
+        time.sleep(1.5)
+        server.restart()
+        published = rig.settle()
+        assert "wait unacknowledged" in rig.log
+    print(f"InfluxDB away for 3 s, {published} readings, all stored once")
+
+
+def test_the_network_dead_for_longer_than_the_keepalive(tmp_path: Path, broker: Mosquitto) -> None:
+    with Rig(tmp_path, broker, tmp_path / "readings.db") as rig:
+        time.sleep(1.5)
+        broker.pause()
+        time.sleep(4.5)
+        broker.resume()
+        published = rig.settle()
+    print(f"network dead for 4.5 s, {published} readings, all stored once")
+
+
+def test_a_file_that_may_not_grow_stops_the_acknowledging_until_it_may(tmp_path: Path, broker: Mosquitto) -> None:
+    with Rig(tmp_path, broker, tmp_path / "readings.db", file_limit=300_000) as rig:
+        wait_until(lambda: "free space" in rig.log, "the word that the disk is full")
+        time.sleep(1.0)
+        assert rig.ingest.pid is not None
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(rig.ingest.pid, resource.RLIMIT_FSIZE, (hard, hard))  # the same process goes on
+        published = rig.settle()
+    print(f"no room for a while, {published} readings, all stored once")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk; the test with a limited file stands for this one")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_acknowledging_until_there_is_room(
+    tmp_path: Path, broker: Mosquitto, small_disk: Path
+) -> None:
+    with Rig(tmp_path, broker, small_disk / "readings.db") as rig:
+        wait_until(lambda: "disk full" in rig.log, "the word that the disk is full")
+        rig.kill_ingest()  # and the next one starts on a full disk
+        time.sleep(1.0)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        if not rig.ingest.is_alive():  # it had no room to open its store, said so and ended, as a service does
+            rig.start()
+        published = rig.settle()
+    print(f"disk of 1 MiB full, {published} readings, all stored once")
