@@ -156,7 +156,7 @@ def read_data(
 ) -> Readout:
     """As `read_metrics`, for data: by columns where that is possible. raw: the payload's bytes. Raises PayloadError."""
     plans = table.plans
-    values = plans.read(columns) if plans.trusted else None
+    values = plans.read(columns, len(raw)) if plans.trusted else None
     if values is not None and plans.checked >= CHECKED:
         return _dated(Readout(values), columns.timestamp, received_us, latest_us)
     readout = _read_with_care(parse_payload(raw), table, False)
@@ -207,8 +207,7 @@ def _read_with_care(parsed: Any, table: MetricTable, guess: bool) -> Readout:
     for metric in parsed.metrics:
         known = _find(metric, table, guess)
         if known is None:
-            if metric.name or metric.HasField("alias") or carries_value(metric):  # else it says nothing of anything
-                unknown.append(_called(metric))
+            unknown.append(_called(metric))
             continue
         if known.point is None or (metric.is_null and not carries_value(metric)):
             continue

@@ -49,8 +49,11 @@ class Plans:
         self.trusted = True
         """False once a payload came out otherwise."""
 
-    def read(self, columns: Any) -> dict[int, dict[str, float]] | None:
-        """Values by the stamp of their metric (milliseconds, 0 for none); None where it is not read this way."""
+    def read(self, columns: Any, size: int) -> dict[int, dict[str, float]] | None:
+        """Values by the stamp of their metric (milliseconds, 0 for none); None where it is not read this way.
+
+        size: bytes of the payload, which tell how many metrics it has.
+        """
         metrics = columns.metrics
         aliases, names = tuple(metrics.alias), metrics.name
         if names:
@@ -60,7 +63,7 @@ class Plans:
         plan = self._plans.get(aliases, _UNMADE)
         if plan is _UNMADE:
             plan = self._make(aliases, bool(names))
-        if plan is None or metrics.properties or metrics.is_null:
+        if plan is None or metrics.properties or metrics.is_null or not _alone(columns, size, len(aliases)):
             return None
         values: dict[str, float] = {}
         for part in plan:
@@ -106,6 +109,16 @@ class Plans:
             self._plans.clear()
         self._plans[called] = plan
         return plan
+
+
+def _alone(columns: Any, size: int, count: int) -> bool:
+    """Whether the payload's metrics are the `count` that have a name or alias, and no others.
+
+    A metric without either would lend its value or stamp to its neighbour. Each stands behind a tag and a length, two
+    bytes where it is shorter than 128; by columns all of them stand behind one. Longer ones do not fit either.
+    """
+    merged = columns.metrics.ByteSize()
+    return bool(size - columns.ByteSize() + 1 + max(1, -(-merged.bit_length() // 7)) == 2 * count)
 
 
 def _plan(metrics: list[Metric | None]) -> Plan | None:

@@ -14,7 +14,7 @@ import pytest
 from connectors.embedded import EmbeddedStore
 from connectors.mqtt import MqttFeed, MqttPublisher
 from connectors.payloads import encode_clock, encode_event, encode_readings
-from pm.config import IngestSection
+from pm.config import IngestSection, MqttSection
 from pm.domain import EARLIEST, LATEST, Event, EventKind, Reading, from_us
 from pm.errors import RecordsUnavailable, RowsRefused, StoreError, StoreUnavailable
 from pm.ingest import FeedClock, Ingest
@@ -98,6 +98,36 @@ class FaultyStore(EmbeddedStore):
         return super().points()
 
 
+class Numbered:
+    """Publishes readings 0, 1, 2 and so on to a session that began before the first of them."""
+
+    def __init__(self, section: MqttSection) -> None:
+        subscriber = MqttFeed(section)
+        subscriber.open()
+        subscriber.close()
+        self._publisher = MqttPublisher(section)
+        self._publisher.open()
+        self._published = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            reading = Reading("a", T0 + self._published, {"n": float(self._published)})
+            self._publisher.publish("plant/a/readings", encode_readings([reading]))
+            self._published += 1
+            time.sleep(0.0005)
+        self._publisher.flush()
+
+    def finish(self) -> int:
+        """How many were published, all of them confirmed by now."""
+        self._over.set()
+        self._thread.join()
+        self._publisher.close()
+        return self._published
+
+
 def delivery(number: int, point: str = "n") -> Delivery:
     reading = Reading("a", T0 + number, {point: float(number)})
     return Delivery(number, (reading,), topic="plant/a/readings", payload=b"%d" % number, received_us=T0)
@@ -174,25 +204,7 @@ def test_an_ingest_that_stops_midway_leaves_the_rest_with_the_broker(broker: Mos
 def test_an_ingest_that_is_killed_loses_nothing(broker: Mosquitto, tmp_path: Path) -> None:
     path = tmp_path / "killed.db"
     section = broker.section()
-    subscriber = MqttFeed(section)  # the session begins before the first message
-    subscriber.open()
-    subscriber.close()
-    publisher = MqttPublisher(section)
-    publisher.open()
-    published = 0
-    over = threading.Event()
-
-    def send() -> None:
-        nonlocal published
-        while not over.is_set():
-            reading = Reading("a", T0 + published, {"n": float(published)})
-            publisher.publish("plant/a/readings", encode_readings([reading]))
-            published += 1
-            time.sleep(0.0005)
-        publisher.flush()
-
-    sender = threading.Thread(target=send)
-    sender.start()
+    source = Numbered(section)
     chance = random.Random(3)
     watching = EmbeddedStore(path)
     for _ in range(5):
@@ -202,15 +214,13 @@ def test_an_ingest_that_is_killed_loses_nothing(broker: Mosquitto, tmp_path: Pat
         time.sleep(chance.uniform(0.0, 0.3))
         process.kill()
         process.join()
-    over.set()
-    sender.join()
+    published = source.finish()
     last = start_ingest(section, path, batch=5000)
     wait_until(lambda: watching.counts()["readings"] >= published, "the rest")
     last.kill()
     last.join()
     assert stored_numbers(watching) == list(range(published))
     watching.close()
-    publisher.close()
 
 
 class NarrowFeed(ListFeed):

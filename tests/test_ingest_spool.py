@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from connectors.embedded import EmbeddedStore
-from connectors.mqtt import MqttFeed, MqttPublisher
-from connectors.payloads import encode_readings
 from connectors.spool import Spool, SpoolLocked
 from pm import config, edges
-from pm.domain import Reading, from_us
+from pm.domain import from_us
 from pm.errors import StoreError, StoreUnavailable
 from pm.ingest import FeedClock, Ingest
 from pm.ports import Delivery
 from tests.servers.ingest import DeadLetterList, start_ingest
 from tests.servers.mosquitto import mosquitto
 from tests.servers.programs import wait_until
-from tests.test_ingest import T0, FaultyStore, ListFeed, delivery, ingest_of, stored_numbers
+from tests.test_ingest import T0, FaultyStore, ListFeed, Numbered, delivery, ingest_of, stored_numbers
 
 AWAY = StoreUnavailable("the store is away")
 
@@ -132,24 +129,7 @@ def test_an_ingest_killed_while_the_store_comes_and_goes_loses_nothing(tmp_path:
     path, away, folder = tmp_path / "killed.db", tmp_path / "killed.away", tmp_path / "spool"
     with mosquitto(tmp_path) as broker:
         section = broker.section()
-        subscriber = MqttFeed(section)  # the session begins before the first message
-        subscriber.open()
-        subscriber.close()
-        publisher = MqttPublisher(section)
-        publisher.open()
-        published, over = 0, threading.Event()
-
-        def send() -> None:
-            nonlocal published
-            while not over.is_set():
-                reading = Reading("a", T0 + published, {"n": float(published)})
-                publisher.publish("plant/a/readings", encode_readings([reading]))
-                published += 1
-                time.sleep(0.0005)
-            publisher.flush()
-
-        sender = threading.Thread(target=send)
-        sender.start()
+        source = Numbered(section)
         chance = random.Random(4)
         spooled = 0
         for _ in range(10):
@@ -162,8 +142,7 @@ def test_an_ingest_killed_while_the_store_comes_and_goes_loses_nothing(tmp_path:
             process.kill()
             process.join()
             spooled += any(folder.glob("*.spool"))
-        over.set()
-        sender.join()
+        published = source.finish()
         away.unlink(missing_ok=True)
         last = start_ingest(section, path, batch=5000, spool=folder)
         watching = EmbeddedStore(path)
@@ -173,7 +152,6 @@ def test_an_ingest_killed_while_the_store_comes_and_goes_loses_nothing(tmp_path:
         assert spooled >= 2
         assert stored_numbers(watching) == list(range(published))
         watching.close()
-        publisher.close()
 
 
 def test_a_spool_belongs_to_one_process_and_stands_beside_the_models(tmp_path: Path, monkeypatch) -> None:
