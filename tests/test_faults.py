@@ -7,7 +7,6 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.servers.mosquitto import Mosquitto, mosquitto
 from tests.servers.programs import wait_until
 
 KILLS = 105
-"""For each store; both run side by side."""
+"""For each store."""
 
 
 @pytest.fixture
@@ -29,23 +28,18 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield running
 
 
-def test_ingest_killed_again_and_again_stores_every_reading_once_in_both_stores(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("embedded", "influx", "server", "first", "second")]
-    for folder in folders:
-        folder.mkdir()
-    embedded, influx, at_server, first, second = folders
-    with (
-        influxdb(at_server) as server,
-        mosquitto(first) as one,
-        mosquitto(second) as other,
-        ThreadPoolExecutor(2) as threads,
-    ):
-        runs = [
-            threads.submit(ingest_is_killed, embedded, one, embedded / "readings.db", kills=KILLS, seed=1),
-            threads.submit(ingest_is_killed, influx, other, server.url, kills=KILLS, seed=2),
-        ]
-        for run in runs:
-            print(run.result())
+# One after the other: multiprocessing's own bookkeeping takes the exit code of another thread's process away.
+def test_ingest_killed_again_and_again_stores_every_reading_once_in_the_embedded_store(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    print(ingest_is_killed(tmp_path, broker, tmp_path / "readings.db", kills=KILLS, seed=1))
+
+
+def test_ingest_killed_again_and_again_stores_every_reading_once_in_influxdb(tmp_path: Path, broker: Mosquitto) -> None:
+    at_server = tmp_path / "server"
+    at_server.mkdir()
+    with influxdb(at_server) as server:
+        print(ingest_is_killed(tmp_path, broker, server.url, kills=KILLS, seed=2))
 
 
 def test_the_broker_killed_and_restarted(tmp_path: Path) -> None:
