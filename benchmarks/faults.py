@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults [--kills 1000] [--seed 1]
 
-The kills are divided among the two stores, which run side by side. Fails at the first reading lost or stored twice.
+The kills are divided among the two stores, one after the other. Fails at the first reading lost or stored twice.
 """
 
 from __future__ import annotations
