@@ -103,6 +103,8 @@ class Answer:
     """[B, H, K] log odds of failing by mode k in bin j against surviving it."""
     life: Array
     """[B] remaining life as a share of the cap."""
+    embedding: Array
+    """[B, E] what the heads read."""
 
 
 OUTPUTS = tuple(field.name for field in fields(Answer))
@@ -117,7 +119,7 @@ class Served(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         outlook = self.network(Windows(*tensors), last=True)
-        return outlook.logits[:, 0], outlook.rul[:, 0]
+        return outlook.logits[:, 0], outlook.rul[:, 0], outlook.embedding[:, 0]
 
 
 class LeanAttention(nn.Module):

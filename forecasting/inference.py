@@ -23,13 +23,15 @@ MICRO_BATCH = 16
 """Windows that the network runs on at a time; batches are filled up by repeating the last window."""
 
 
-def outlooks(network: Network, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
-    """Logits [count, H, K] and remaining life [count] (share of the cap) at the ends of `count` windows.
+def outlooks(network: Network, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles, Doubles]:
+    """Logits [count, H, K], remaining life [count] (share of the cap) and embedding [count, E] at the ends of `count`
+    windows.
 
     windows: gives the windows of these numbers out of `count`; called from several threads.
     """
     sizes = network.sizes
     logits, life = np.empty((count, sizes.horizon, sizes.modes)), np.empty(count)
+    embedding = np.empty((count, sizes.embedding))
 
     def run(begin: int) -> None:
         rows = np.minimum(np.arange(begin, begin + MICRO_BATCH, dtype=np.int64), count - 1)
@@ -39,6 +41,7 @@ def outlooks(network: Network, windows: Callable[[Ints], Windows], count: int) -
             size = place.stop - begin
             logits[place] = outlook.logits[:size, 0].cpu().numpy()
             life[place] = outlook.rul[:size, 0].cpu().numpy()
+            embedding[place] = outlook.embedding[:size, 0].cpu().numpy()
 
     begins = range(0, count, MICRO_BATCH)
     if next(network.parameters()).device.type != "cpu":
@@ -50,4 +53,4 @@ def outlooks(network: Network, windows: Callable[[Ints], Windows], count: int) -
         workers = min(torch.get_num_threads(), len(begins))
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(run, begins))
-    return logits, life
+    return logits, life, embedding

@@ -46,6 +46,11 @@ class Architecture:
     members: int = 1
     """Networks whose log odds are averaged."""
 
+    @property
+    def embedding(self) -> int:
+        """Size of `Outlook.embedding`."""
+        return self.width * self.members
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -58,6 +63,8 @@ class Outlook:
     """[..., H, K] float32: log odds of failing by mode k in bin j against surviving it."""
     rul: Tensor
     """[...] float32: remaining life as a share of the cap."""
+    embedding: Tensor
+    """[..., E] float32: what the heads read, of every member of an ensemble one after another."""
 
 
 class Attention(nn.Module):
@@ -182,7 +189,7 @@ class HazardTransformer(nn.Module):
             x = x.float()
             knots = self.hazard(x).unflatten(-1, (-1, self.sizes.modes))
             logits = functional.linear(knots.transpose(-1, -2), self.basis).transpose(-1, -2)
-            return Outlook(logits, self.rul(x).squeeze(-1))
+            return Outlook(logits, self.rul(x).squeeze(-1), x)
 
 
 class Ensemble(nn.Module):
@@ -200,7 +207,8 @@ class Ensemble(nn.Module):
     def forward(self, windows: Windows, last: bool = False) -> Outlook:
         said: list[Outlook] = [member(windows, last) for member in self.members]
         logits = torch.stack([outlook.logits for outlook in said]).mean(dim=0)
-        return Outlook(logits, torch.stack([outlook.rul for outlook in said]).mean(dim=0))
+        life = torch.stack([outlook.rul for outlook in said]).mean(dim=0)
+        return Outlook(logits, life, torch.cat([outlook.embedding for outlook in said], dim=-1))
 
 
 Network = HazardTransformer | Ensemble

@@ -79,6 +79,9 @@ class OnnxRuntime:
             )
         # What no operator reads is left out of the graph.
         self._inputs = expected
+        lacking = set(OUTPUTS) - {value.name for value in self._session.get_outputs()}
+        if lacking:
+            raise ModelError(f"model.onnx does not tell {min(lacking)!r}, as one of an older pm; export the model anew")
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         self._evenly = self._even()
 

@@ -253,7 +253,7 @@ def _base_nll(base: np.ndarray, validation: Resident, judged: Ints) -> float:
 
 def _calibrate(network: Network, validation: Resident, labels: Labels, judged: Ints) -> Calibration:
     rows = judged[:: max(1, len(judged) // CALIBRATION_POSITIONS)]
-    logits, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen], last=True), len(rows))
+    logits, _, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen], last=True), len(rows))
     failures = failures_in(labels, rows)
     looking = int((labels.event_bin[rows] >= 0).sum())
     targets = validation.targets(rows).last().to("cpu")
