@@ -72,7 +72,7 @@ class IngestSection(Section):
     """Milliseconds that a reading waits for its batch at most."""
     queue: Annotated[int, Field(ge=1)] = 20000
     """Messages held in memory at most; beyond that the broker is left waiting."""
-    spool_limit: Annotated[int, Field(ge=0)] = 0
+    spool_limit: Annotated[int, Field(ge=0)] = 1024
     """MiB of messages kept on disk (beside models.dir) while the store is away; 0: none, they stay with the broker."""
     max_future: Duration = timedelta(minutes=10)
     """Readings dated further ahead of the machine's clock are dead letters (not with clock.source = "feed")."""
