@@ -19,7 +19,7 @@ class TrainSection(Section):
     """Steps that the summaries of an asset's life reach back; every forecast reads as many, where context is less."""
     condition_points: tuple[str, ...] = ()
     """Points that tell of the operating condition, in each of which the others are normalised; found when empty."""
-    patch: Annotated[int, Field(ge=1)] = 6
+    patch: Annotated[int, Field(ge=1)] = 12
     """Steps that one token of the transformer covers; divides context."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Width of the transformer."""
