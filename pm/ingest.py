@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from pm.condition import Condition
 from pm.config import IngestSection
 from pm.domain import from_us
 from pm.errors import PmError, RowsRefused, StoreError, StoreUnavailable
-from pm.ports import AssetSink, DeadLetters, Delivery, DeliverySpool, Feed, ReadingStore, Reject
+from pm.ports import AssetSink, DeadLetters, Delivery, DeliverySpool, Feed, IngestObserver, ReadingStore, Reject
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,15 @@ class IngestCounts:
     """Why it waits, or empty."""
 
 
+class Settled(NamedTuple):
+    """What became of a batch."""
+
+    rejects: list[Reject]
+    """The messages of it that are dead letters now."""
+    seconds: float
+    """How long the store took for the rest."""
+
+
 class Ingest:
     """The loop. One thread runs it; `counts` may be read from any."""
 
@@ -105,12 +115,15 @@ class Ingest:
         assets: AssetSink | None = None,
         watermark: Watermark | None = None,
         spool: DeliverySpool | None = None,
+        observers: Sequence[IngestObserver] = (),
     ) -> None:
         """now_us: the machine's clock in microseconds, for the lag alone. assets: told of each asset's first message.
 
         watermark: told of the feed's clock messages, once all that came before is stored. spool: where batches are kept
-        while the store is away; None to leave them with the feed.
+        while the store is away; None to leave them with the feed. observers: told of each batch that is stored.
         """
+        self.feed = feed
+        self.condition = Condition(feed.name)
         self._feed = feed
         self._store = store
         self._dead_letters = dead_letters
@@ -119,6 +132,8 @@ class Ingest:
         self._assets = assets
         self._watermark = watermark
         self._spool = spool
+        self._observers = tuple(observers)
+        self._taken = 0
         self._next_drain = 0.0
         self._known: set[str] = set()
         self._held: list[Delivery] = []
@@ -128,6 +143,16 @@ class Ingest:
     @property
     def counts(self) -> IngestCounts:
         return self._counts
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages received that are durable nowhere yet."""
+        return self._feed.waiting + self._taken
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes on disk that wait for the store."""
+        return self._spool.bytes if self._spool is not None else 0
 
     def run(self, stop: threading.Event) -> None:
         """Ingest until `stop` is set. What is not stored by then is not acknowledged, and comes again."""
@@ -144,20 +169,17 @@ class Ingest:
         if not batch:
             return False
         try:
-            rejects = self._settle(batch)
+            settled = self._settle(batch)
         except PmError as error:
             if self._spool is not None and error.retryable:
-                log.warning("%s; messages are kept on disk until it is back", error)
+                self.condition.spooling(error)
                 self._wait_for_store(error)
                 return self._keep(self._spool, batch)
             self._hold(batch, error)
             return False
-        self._feed.acknowledge(batch)
-        if self._held:
-            log.info("ingest goes on: %d messages that waited are stored", len(batch))
-        self._held = []
+        self._acknowledge(batch, "stored")
         self._retry = _RETRY[0]
-        self._count(batch, rejects)
+        self._count(batch, settled)
         return True
 
     def _step_behind(self, spool: DeliverySpool) -> bool:
@@ -169,16 +191,16 @@ class Ingest:
         if time.monotonic() >= self._next_drain:
             batch = spool.peek(_DRAIN * self._section.batch)
             try:
-                rejects = self._settle(batch)
+                settled = self._settle(batch)
             except PmError as error:
+                self.condition.spooling(error)
                 self._wait_for_store(error)
             else:
                 spool.drop(len(batch))
                 self._retry, stored = _RETRY[0], True
-                self._count(batch, rejects, acknowledged=0)
+                self._count(batch, settled, acknowledged=0)
                 self._counts = replace(self._counts, spooled=spool.held)
-                if not spool.held:
-                    log.info("the store is back, and what was kept on disk is in it")
+                self.condition.draining(spool.held)
         if stored and not self._feed.waiting and not self._held:
             return True
         batch = self._held or self._collect()
@@ -191,11 +213,16 @@ class Ingest:
         except PmError as error:
             self._hold(batch, error)
             return False
-        self._feed.acknowledge(batch)
-        self._held = []
+        self._acknowledge(batch, "kept on disk")
         counts = self._counts
         self._counts = replace(counts, messages=counts.messages + len(batch), spooled=spool.held, held=0)
         return True
+
+    def _acknowledge(self, batch: Sequence[Delivery], where: str) -> None:
+        self._feed.acknowledge(batch)
+        self.condition.acknowledging(len(batch), where)
+        self._held = []
+        self._taken = 0
 
     def _wait_for_store(self, error: PmError) -> None:
         """Longer each time before the store is tried again."""
@@ -214,11 +241,14 @@ class Ingest:
             if not more:
                 break
             batch += more
+        self._taken = len(batch)
         return batch
 
-    def _settle(self, batch: Sequence[Delivery]) -> int:
-        """Everything of the batch on durable ground; how many dead letters there were. May be repeated as a whole."""
+    def _settle(self, batch: Sequence[Delivery]) -> Settled:
+        """Everything of the batch on durable ground. May be repeated as a whole."""
+        started = time.perf_counter()
         refused = self._write(batch)
+        seconds = time.perf_counter() - started
         rejects = [*(reject for delivery in batch for reject in delivery.rejects), *refused]
         if rejects:
             self._dead_letters.add_dead_letters(rejects)
@@ -232,7 +262,7 @@ class Ingest:
             # The earliest too: ticks count from the first plant time ever heard, which may share a batch with others.
             for clock in sorted({min(clocks), max(clocks)}) if clocks else ():
                 self._watermark.advance(from_us(clock))
-        return len(rejects)
+        return Settled(rejects, seconds)
 
     def _write(self, batch: Sequence[Delivery]) -> list[Reject]:
         """Store the batch; what the store refuses is halved until the messages at fault stand alone."""
@@ -268,14 +298,13 @@ class Ingest:
         self._known |= names
 
     def _hold(self, batch: list[Delivery], error: PmError) -> None:
-        if str(error) != self._counts.trouble:
-            (log.warning if error.retryable else log.error)("%s; %d messages wait unacknowledged", error, len(batch))
+        self.condition.holding(error, len(batch))
         if isinstance(error, StoreUnavailable):
             self._retry = max(self._retry, error.wait)
         self._held = batch
         self._counts = replace(self._counts, held=len(batch), trouble=str(error))
 
-    def _count(self, batch: Sequence[Delivery], rejects: int, acknowledged: int | None = None) -> None:
+    def _count(self, batch: Sequence[Delivery], settled: Settled, acknowledged: int | None = None) -> None:
         """acknowledged: messages of the batch that are acknowledged now; all when None."""
         before = self._counts
         received = min((d.received_us for d in batch if d.received_us), default=0)
@@ -283,10 +312,12 @@ class Ingest:
             messages=before.messages + (len(batch) if acknowledged is None else acknowledged),
             readings=before.readings + sum(len(d.readings) for d in batch),
             events=before.events + sum(len(d.events) for d in batch),
-            rejects=before.rejects + rejects,
+            rejects=before.rejects + len(settled.rejects),
             batches=before.batches + 1,
             lag_ms=max(0.0, (self._now_us() - received) / 1000) if received else before.lag_ms,
         )
+        for observer in self._observers:
+            observer.stored(batch, settled.rejects, settled.seconds)
 
 
 def _reason(delivery: Delivery, error: RowsRefused) -> str:

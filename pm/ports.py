@@ -162,6 +162,10 @@ class Feed(Protocol):
         """Messages that found no room and are lost, since the feed was opened; never any that waits for an
         acknowledgement."""
 
+    @property
+    def link(self) -> LinkState:
+        """The connection now, with its counts."""
+
     def open(self) -> None:
         """Connect and subscribe. Raises `FeedError` where trying again cannot help."""
 
@@ -186,6 +190,8 @@ class DeliverySpool(Protocol):
 
     held: int
     """Deliveries that it holds."""
+    bytes: int
+    """What it takes on disk."""
 
     def append(self, deliveries: Sequence[Delivery]) -> None:
         """Keep these behind all that is held; durable when it returns. Raises a retryable `PmError` when it is full."""
@@ -195,6 +201,13 @@ class DeliverySpool(Protocol):
 
     def drop(self, count: int) -> None:
         """Forget the `count` oldest, which `peek` gave."""
+
+
+class IngestObserver(Protocol):
+    """Looks on at what ingest stores: metrics, a live table. Called by ingest's thread once a batch, so it is quick."""
+
+    def stored(self, batch: Sequence[Delivery], rejects: Sequence[Reject], seconds: float) -> None:
+        """This batch is durable, these messages of it as dead letters; storing took so long."""
 
 
 class AssetSink(Protocol):

@@ -258,7 +258,7 @@ def test_a_store_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) ->
     assert feed.acknowledged and stored_numbers(store) == list(range(10))
     assert ingest.counts.held == 0 and ingest.counts.trouble == ""
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
-        "the store is away; 10 messages wait unacknowledged"
+        "list: the store is away; 10 messages wait unacknowledged"
     ]
 
 
