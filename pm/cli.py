@@ -27,6 +27,8 @@ _ROOMS = {
     "models": "models",
     "retrain": "models",
     "deadletters": "letters",
+    "backup": "backups",
+    "restore": "backups",
     "alerts": "people",
     "users": "people",
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pm.config import Config
-from pm.edges import LOOPBACK, load_forecaster, open_records, open_store, wall_now
+from pm.edges import BACKUP_TICK, LOOPBACK, load_forecaster, open_records, open_store, wall_now
 from pm.errors import PmError
 
 
@@ -28,6 +28,7 @@ def examine(config: Config) -> list[Finding]:
         ("sparkplug", _sparkplug),
         ("store", _store),
         ("records", _records),
+        ("backup", _backup),
         ("model", _model),
         ("accelerator", _accelerator),
         ("clock", _clock),
@@ -101,6 +102,14 @@ def _records(config: Config) -> str:
             f"{len(enabled)} users, {len(records.assets())} assets; champion: "
             f"{champion.version if champion else 'none yet, train one with pm train'}"
         )
+
+
+def _backup(config: Config) -> str:
+    with open_records(config) as records:
+        last = records.last_tick(BACKUP_TICK)
+    if last is None:
+        return "none made yet; 'pm backup FOLDER' makes one while the service runs"
+    return f"the last was made {last:%Y-%m-%d %H:%MZ}, {(wall_now() - last).days} days ago"
 
 
 def _model(config: Config) -> str:

@@ -28,6 +28,8 @@ Runtime = Literal["auto", "onnx", "torch"]
 LOOPBACK = "127.0.0.1"
 CLOCK_TICK = "clock"
 """Under this name the feed's watermark is kept in the records, so that every part of the service knows plant time."""
+BACKUP_TICK = "backup"
+"""Under this name the records remember when the last backup was made."""
 
 
 def open_store(config: Config) -> ReadingStore:

@@ -88,3 +88,7 @@ class RecordsUnavailable(RecordsError):
 
 class TransitionError(PmError):
     """An alert cannot take this step from the state it is in."""
+
+
+class BackupError(PmError):
+    """A backup cannot be made here, or what is to be restored is damaged, of a later version or in the way of it."""

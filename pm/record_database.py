@@ -282,3 +282,11 @@ def _create(path: Path) -> None:
             f"records database {path} cannot be opened ({error.strerror}); "
             "give this user the right to write the file and its folder, or change records.url"
         ) from None
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an address of SQLite; None for a database in memory or on a server."""
+    address = make_url(url)
+    if address.get_backend_name() != "sqlite" or address.database in {None, "", ":memory:"}:
+        return None
+    return Path(str(address.database))
