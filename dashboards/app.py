@@ -19,8 +19,8 @@ from flask_login import current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
 from dashboards import alerts as alert_pages
-from dashboards import api, asset, auth, fleet, wording
-from dashboards.sources import Explain, Sources, sources
+from dashboards import api, asset, auth, fleet, metrics_page, wording
+from dashboards.sources import Explain, Page, Sources, sources
 from pm.config import AlertsSection, DashboardSection, PlantSection
 from pm.domain import AlertState
 from pm.errors import PmError
@@ -64,6 +64,8 @@ def create_app(
     now: Callable[[], datetime | None],
     status: Callable[[], Mapping[str, Any]],
     explain: Explain | None = None,
+    metrics: Page | None = None,
+    metrics_token: str = "",
 ) -> Flask:
     """The dashboard, to be served by a WSGI server.
 
@@ -71,6 +73,7 @@ def create_app(
     status: what the service says of itself, by label; `threshold` (the 72 h probability above which alerts are raised)
         is drawn into the charts, `trouble` stands on top of the fleet, every other entry is shown as it stands.
     explain: the inputs that move an asset's forecast now; without it reasons are those of the asset's alerts.
+    metrics: what /metrics serves, to users who are logged in and to whoever shows `metrics_token`, where there is one.
     """
     app = Flask("dashboards", template_folder="templates", static_folder="static")
     app.config.update(
@@ -86,11 +89,19 @@ def create_app(
         WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session
     )
     app.extensions["pm"] = Sources(
-        records=records, store=store, plant=plant, alerts=alerts, now=now, status=status, explain=explain
+        records=records,
+        store=store,
+        plant=plant,
+        alerts=alerts,
+        now=now,
+        status=status,
+        explain=explain,
+        metrics=metrics,
+        metrics_token=metrics_token,
     )
     CSRFProtect(app)
     auth.install(app)
-    for room in (auth, fleet, asset, alert_pages, api):
+    for room in (auth, fleet, asset, alert_pages, api, metrics_page):
         app.register_blueprint(room.pages)
     app.add_url_rule("/healthz", "healthz", _healthz)
     app.add_url_rule(f"/static/plotly-{plotly_version()}.min.js", "plotly", _plotly)

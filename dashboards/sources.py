@@ -18,6 +18,9 @@ from pm.records import Records
 Explain = Callable[[str, datetime], Sequence[Reason]]
 """The inputs that move an asset's forecast at a time, strongest first."""
 
+Page = Callable[[str | None], tuple[bytes, str]]
+"""Metrics as text with their content type, for a request's Accept header."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -28,6 +31,8 @@ class Sources:
     now: Callable[[], datetime | None]
     status: Callable[[], Mapping[str, Any]]
     explain: Explain | None = None
+    metrics: Page | None = None
+    metrics_token: str = ""
 
     @property
     def zone(self) -> ZoneInfo:

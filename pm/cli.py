@@ -15,6 +15,7 @@ _ROOMS = {
     "init": "running",
     "doctor": "running",
     "run": "running",
+    "ingest": "ingesting",
     "simulate": "plant",
     "import": "plant",
     "export-history": "plant",

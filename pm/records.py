@@ -23,6 +23,7 @@ from pm.record_models import ModelRecords, ModelRow, Stage, StageChange
 from pm.record_register import RegisterRecords
 from pm.record_sources import SourceRecords
 from pm.record_tables import dead_letter, secret, tick
+from pm.record_totals import TotalsRecords
 from pm.record_users import Role, User, UserRecords
 
 __all__ = ["DeadLetter", "JournalEntry", "ModelRow", "Records", "Role", "Stage", "StageChange", "User"]
@@ -36,7 +37,7 @@ class DeadLetter:
     reject: Reject
 
 
-class Records(RegisterRecords, SourceRecords, AlertRecords, ModelRecords, UserRecords):
+class Records(RegisterRecords, SourceRecords, AlertRecords, ModelRecords, UserRecords, TotalsRecords):
     """Everything that the service remembers apart from readings; it is the assessment log of a plant."""
 
     @classmethod

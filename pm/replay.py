@@ -34,7 +34,7 @@ from pm.domain import (
 )
 from pm.errors import RecordingError, StoreError
 from pm.ingest import FeedClock, Ingest
-from pm.ports import Delivery, Forecaster, Reject
+from pm.ports import Delivery, Forecaster, LinkState, Reject
 from pm.replay_files import ForecastFile, read_forecasts, write_alerts
 from pm.replay_log import MemoryLog
 from pm.report import write_replay
@@ -192,6 +192,10 @@ class RecordedFeed:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def link(self) -> LinkState:
+        return LinkState(self.name, True, "", self.waiting, 0, 1, 0, False, 0)
 
     def play(self, to: datetime) -> None:
         """Make everything dated up to `to` and not played yet the next delivery."""

@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from connectors.mqtt import MqttPublisher
     from pm.assess import Assessor
     from pm.ingest import Ingest
+    from pm.metrics import Metrics
+    from pm.ports import IngestObserver
     from pm.schedule import PlantSchedule
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,15 @@ PARTS = ("ingest", "schedule", "dashboard")
 class Service:
     """The parts that were asked for, started and stopped together. A context manager."""
 
-    def __init__(self, config: Config, *, config_path: Path | None = None, parts: Sequence[str] = PARTS) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        config_path: Path | None = None,
+        parts: Sequence[str] = PARTS,
+        observer: IngestObserver | None = None,
+    ) -> None:
+        """observer: looks on at what ingest stores."""
         self.config = config
         self.mqtt = config.mqtt
         """Where the broker is by now: the embedded one's port is known once it runs."""
@@ -55,7 +65,9 @@ class Service:
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._held = ExitStack()
-        self._ingests: list[Ingest] = []
+        self.ingests: list[Ingest] = []
+        """One for each feed, where ingest is a part."""
+        self._observer = observer
         self._schedule: PlantSchedule | None = None
         self._retraining: subprocess.Popen[bytes] | None = None
 
@@ -70,11 +82,13 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def wait(self, stop: threading.Event) -> None:
-        """Until `stop` is set or one of the parts fails; raises what that part raised."""
-        while not stop.wait(0.2):
+    def wait(self, stop: threading.Event, look: Callable[[Service], None] | None = None) -> None:
+        """Until `stop` is set or one of the parts fails; raises what that part raised. `look` is called each second."""
+        while not stop.wait(0.2 if look is None else 1.0):
             if self._failure is not None:
                 raise self._failure
+            if look is not None:
+                look(self)
 
     def stop(self) -> None:
         """End every part in an order that loses nothing: ingest stores and acknowledges what it holds."""
@@ -88,17 +102,39 @@ class Service:
         self._held.callback(self.store.close)
         self.champion = Champion(self.records, self.config.assess.runtime)
         self.clock = plant_clock(self.config, self.records)
+        self.metrics = self._measure()
         if "ingest" in self._parts or "schedule" in self._parts:
             self._start_broker()
         if "schedule" in self._parts:
             self._start_schedule()
         if "ingest" in self._parts:
             self._start_ingest()
+            self._serve_metrics()
         if self._schedule is not None:
             self._schedule.start(every=timedelta(seconds=0.2 if self.config.clock.source == "feed" else 5.0))
             self._held.callback(self._schedule.stop)
         if "dashboard" in self._parts:
             self._start_dashboard()
+
+    def _measure(self) -> Metrics:
+        from pm.metrics import Metrics
+
+        return Metrics(now_us=wall_us, records=self.records, plant_time=self.clock.now)
+
+    def _serve_metrics(self) -> None:
+        """On a port of their own, where one is configured; the dashboard serves them too."""
+        section = self.config.metrics
+        if not section.port:
+            return
+        from pm.metrics import application
+
+        self._serve(
+            "metrics",
+            application(self.metrics, section.token.get_secret_value()),
+            section.host,
+            section.port,
+            threads=1,
+        )
 
     def _start_broker(self) -> None:
         """The embedded broker belongs to ingest; a schedule in another process finds it at its configured port."""
@@ -138,10 +174,12 @@ class Service:
                 assets=self.records,
                 watermark=watermark,
                 spool=spool,
+                observers=[self.metrics.observer(feed.name), *([self._observer] if self._observer else [])],
             )
+            self.metrics.follow(ingest)
             feed.open()
             self._held.callback(feed.close)
-            self._ingests.append(ingest)
+            self.ingests.append(ingest)
             self._thread(f"ingest from {feed.name}", ingest.run)
 
     def _keep_watermark(self, at: datetime) -> None:
@@ -194,8 +232,6 @@ class Service:
         log.info("retraining started in process %d", self._retraining.pid)
 
     def _start_dashboard(self) -> None:
-        from waitress.server import create_server
-
         from dashboards.app import create_app
 
         app = create_app(
@@ -207,19 +243,28 @@ class Service:
             now=self.clock.now,
             status=self._status,
             explain=self._explain,
+            metrics=self.metrics.page,
+            metrics_token=self.config.metrics.token.get_secret_value(),
         )
         section = self.config.dashboard
+        self.dashboard_url = self._serve("dashboard", app, section.host, section.port, threads=4)
+
+    def _serve(self, part: str, application: Any, host: str, port: int, *, threads: int) -> str:
+        """Serve a web application; its address. `part` is its section of the configuration."""
+        from waitress.server import create_server
+
         try:
-            server: BaseWSGIServer = create_server(app, host=section.host, port=section.port, threads=4, ident="pm")
+            server: BaseWSGIServer = create_server(application, host=host, port=port, threads=threads, ident="pm")
         except OSError as error:
             raise PmError(
-                f"dashboard cannot listen on {section.host}:{section.port} ({error.strerror}); "
-                "set another dashboard.port"
+                f"{part} cannot listen on {host}:{port} ({error.strerror}); "
+                f"set another {part}.port (in the environment of one process: PM_{part.upper()}__PORT)"
             ) from None
-        self.dashboard_url = f"http://{section.host}:{server.effective_port}"
-        log.info("dashboard at %s", self.dashboard_url)
-        self._thread("dashboard", lambda _stop: server.run())
+        url = f"http://{host}:{server.effective_port}"
+        log.info("%s at %s", part, url)
+        self._thread(part, lambda _stop: server.run())
         self._held.callback(server.close)
+        return url
 
     def _status(self) -> Mapping[str, Any]:
         """What the service says of itself on the dashboard."""
@@ -231,8 +276,8 @@ class Service:
             fitting = [budget for budget in thresholds if budget <= self.config.alerts.budget]
             if fitting:
                 said["threshold"] = thresholds[max(fitting)]
-        if self._ingests:
-            counts = [ingest.counts for ingest in self._ingests]
+        if self.ingests:
+            counts = [ingest.counts for ingest in self.ingests]
             said["messages"] = sum(count.messages for count in counts)
             said["readings"] = sum(count.readings for count in counts)
             if spooled := sum(count.spooled for count in counts):
@@ -306,11 +351,21 @@ class AssessmentJob:
         self._assessor.assess(at)
 
 
-def run(config: Config, *, config_path: Path | None, parts: Sequence[str] = PARTS) -> None:
-    """Run the service until SIGINT or SIGTERM, or until a part fails; raises what that part raised."""
-    service = Service(config, config_path=config_path, parts=parts)
+def run(
+    config: Config,
+    *,
+    config_path: Path | None,
+    parts: Sequence[str] = PARTS,
+    observer: IngestObserver | None = None,
+    look: Callable[[Service], None] | None = None,
+) -> None:
+    """Run the service until SIGINT or SIGTERM, or until a part fails; raises what that part raised.
+
+    observer: looks on at what ingest stores. look: called each second.
+    """
+    service = Service(config, config_path=config_path, parts=parts, observer=observer)
     with until_interrupted(threading.Event()) as stop, service:
-        service.wait(stop)
+        service.wait(stop, look)
     log.info("service stopped")
 
 

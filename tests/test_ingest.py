@@ -18,7 +18,7 @@ from pm.config import IngestSection, MqttSection
 from pm.domain import EARLIEST, LATEST, Event, EventKind, Reading, from_us
 from pm.errors import RecordsUnavailable, RowsRefused, StoreError, StoreUnavailable
 from pm.ingest import FeedClock, Ingest
-from pm.ports import Delivery, Reject
+from pm.ports import Delivery, LinkState, Reject
 from tests.servers.ingest import DeadLetterList, start_ingest, wall_us
 from tests.servers.mosquitto import Mosquitto, mosquitto
 from tests.servers.programs import wait_until
@@ -70,6 +70,10 @@ class ListFeed:
     @property
     def waiting(self) -> int:
         return len(self.to_come)
+
+    @property
+    def link(self) -> LinkState:
+        return LinkState(self.name, True, "", self.waiting, 0, 1, self.dropped, False, 0)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += deliveries

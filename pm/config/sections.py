@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from pm.config.feeds import MqttSection, SparkplugSection
 from pm.config.fields import Cron, Duration, Lasting, Section, Share, TcpPort, TimeZone
@@ -151,6 +151,25 @@ class DashboardSection(Section):
     """Send session cookies over HTTPS only; set it behind a proxy with TLS."""
 
 
+class MetricsSection(Section):
+    """Metrics for Prometheus: at /metrics of the dashboard, and on a port of their own where there is none."""
+
+    port: TcpPort = 0
+    """Port of their own in a process with ingest (pm ingest, pm run); each process needs another. 0: none."""
+    host: str = "127.0.0.1"
+    """Address of that port. Beyond loopback it needs a token, and a proxy with TLS before it."""
+    token: SecretStr = SecretStr("")
+    """Bearer token that Prometheus shows. Empty: the dashboard's /metrics needs a login. Better: token_file."""
+    token_file: str = ""
+    """File that holds the token."""
+
+    @model_validator(mode="after")
+    def _others_need_a_token(self) -> Self:
+        if self.port and self.host not in ("127.0.0.1", "::1", "localhost") and not self.token.get_secret_value():
+            raise ValueError(f"host {self.host!r} lets others read the metrics; set metrics.token_file")
+        return self
+
+
 class LogSection(Section):
     """The log, on standard error."""
 
@@ -176,6 +195,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     retrain: RetrainSection = RetrainSection()
     dashboard: DashboardSection = DashboardSection()
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
 
 
