@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from pm.config import Config
@@ -44,10 +45,14 @@ def examine(config: Config) -> list[Finding]:
 
 
 @runtime_checkable
-class _Described(Protocol):
-    """A store that is another program's, which can tell what it is."""
+class _Served(Protocol):
+    """A store that is a server of its own."""
 
-    def describe(self) -> str: ...
+    def describe(self) -> str:
+        """What answers."""
+
+    def lately(self, start: datetime, end: datetime) -> Mapping[str, int]:
+        """How many `values` and `conflicts` are dated start < time <= end."""
 
 
 def _broker(config: Config) -> str:
@@ -82,12 +87,16 @@ def _sparkplug(config: Config) -> str:
 def _store(config: Config) -> str:
     store = open_store(config)
     try:
-        counts = store.counts()
-        where = config.store.path if config.store.kind == "embedded" else f"{config.store.url}/{config.store.bucket}"
-        beside = f", {len(conflicts):,} values beside greater ones" if len(conflicts := store.conflicts()) else ""
-        about = f"; {store.describe()}" if isinstance(store, _Described) else ""
+        if isinstance(store, _Served):  # it may hold years of a fleet: a day is counted, and by the server
+            now = wall_now()
+            lately = store.lately(now - timedelta(days=1), now)
+            beside = f", {lately['conflicts']:,} beside greater ones" if lately["conflicts"] else ""
+            held = f"{lately['values']:,} values of the last day{beside}; {store.describe()}"
+            return f"{config.store.kind} at {config.store.url}/{config.store.bucket}: {held}"
+        counts, conflicts = store.counts(), len(store.conflicts())
+        beside = f", {conflicts:,} values beside greater ones" if conflicts else ""
         held = f"{counts['readings']:,} readings, {counts['events']:,} events{beside}"
-        return f"{config.store.kind} at {where}: {held}{about}"
+        return f"{config.store.kind} at {config.store.path}: {held}"
     finally:
         store.close()
 

@@ -17,7 +17,8 @@ from connectors.influxql import parse_readings, parse_rows, parse_times, tag_val
 from connectors.line_protocol import bodies, event_lines, reading_lines
 from pm import doctor
 from pm.config import Config, StoreSection
-from pm.edges import open_store
+from pm.domain import Reading, to_us
+from pm.edges import open_store, wall_now
 from pm.errors import StoreError, StoreUnavailable
 from tests.servers.influxdb import InfluxServer, influxdb
 from tests.servers.programs import free_port, program
@@ -70,7 +71,7 @@ def test_another_process_that_starts_later_reads_before_it_writes(server: Influx
 
 def test_in_order_nothing_is_read_back(store: InfluxStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write([reading("a", 1, x=1.0), reading("b", 1, x=1.0)])
-    monkeypatch.setattr(store, "_ask", lambda *_, **__: pytest.fail("a question was put"))
+    monkeypatch.setattr(store._reader, "ask", lambda *_, **__: pytest.fail("a question was put"))
     store.write([reading("a", 2, x=1.0), reading("b", 2, x=1.0)])
     store.write([reading("a", 3, x=2.0)], [event("a", 1, "error", "e")])
 
@@ -138,7 +139,7 @@ def test_fields_of_others_do_no_harm(store: InfluxStore) -> None:
 def test_a_query_that_csv_would_hide_is_told(store: InfluxStore) -> None:
     store.write([reading("a", 1, x=1.0)])
     with pytest.raises(StoreError, match="mixing aggregate"):
-        store._ask('SELECT count("x"), "x" FROM "readings"')
+        store._reader.ask('SELECT count("x"), "x" FROM "readings"')
 
 
 def test_a_long_batch_goes_in_several_requests(store: InfluxStore) -> None:
@@ -219,11 +220,13 @@ def test_tls_is_verified(tmp_path: Path) -> None:
 def test_the_doctor_tells_which_server_it_is_and_what_it_can(server: InfluxServer) -> None:
     section = StoreSection(kind="influxdb", url=server.url, bucket="examined", retention=timedelta(days=400))
     store = open_store(Config(store=section))
+    an_hour_ago = to_us(wall_now()) - 3_600_000_000
     store.write([reading("a", 1, x=1.0)], [event("a", 1, "error", "e")])
-    store.write([reading("a", 1, x=2.0)])
+    store.write([Reading("a", an_hour_ago, {"x": 1.0, "y": 1.0}), Reading("b", an_hour_ago, {"x": 1.0})])
+    store.write([Reading("a", an_hour_ago, {"x": 2.0})])
     store.close()
     said = doctor._store(Config(store=section))
-    assert "1 readings, 1 events, 1 values beside greater ones" in said
+    assert "3 values of the last day, 1 beside greater ones; InfluxDB" in said
     assert "InfluxDB 1.6.7~rc0 OSS: makes a database with its retention policy, deletes" in said
     assert "keeps readings for 400 days" in said
     longer = doctor._store(Config(store=section.model_copy(update={"retention": None})))
