@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pm.domain import EARLIEST, LATEST
+from tests.servers.influxdb import InfluxServer
 from tests.servers.ingest import open_store, start_ingest
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.numbers import ASSETS, T0, NumberedReadings
@@ -36,6 +37,8 @@ class Rig:
     batch: int = 50
     kills: int = 0
     file_limit: int | None = None
+    spooling: bool = False
+    """Keep what the store does not take on disk."""
     ingest: BaseProcess = field(init=False)
     source: NumberedReadings = field(init=False)
 
@@ -58,10 +61,19 @@ class Rig:
         path = self.folder / "ingest.log"
         return path.read_text() if path.exists() else ""
 
+    @property
+    def spool(self) -> Path:
+        return self.folder / "spool"
+
     def start(self) -> None:
         section = self.broker.section(client_id="pm-faults", keepalive="2s")
         self.ingest = start_ingest(
-            section, self.store, batch=self.batch, log=self.folder / "ingest.log", file_limit=self.file_limit
+            section,
+            self.store,
+            batch=self.batch,
+            log=self.folder / "ingest.log",
+            file_limit=self.file_limit,
+            spool=self.spool if self.spooling else None,
         )
 
     def kill_ingest(self) -> None:
@@ -105,6 +117,59 @@ def ingest_is_killed(folder: Path, broker: Mosquitto, store: Path | str, *, kill
     kind = "embedded" if isinstance(store, Path) else "InfluxDB"
     took = time.monotonic() - began
     return f"{kind}: ingest killed {rig.kills} times, {published} readings, all stored once, in {took:.0f} s"
+
+
+def ingest_is_killed_while_the_store_comes_and_goes(
+    folder: Path, broker: Mosquitto, store: Path, *, kills: int, seed: int
+) -> str:
+    """Ingest is killed at random moments; the store is away half of the time, and messages wait on disk."""
+    chance = random.Random(seed)
+    away = store.with_suffix(".away")
+    spooled = 0
+    with Rig(folder, broker, store, spooling=True) as rig:
+        for _ in range(kills):
+            if chance.random() < 0.5:
+                away.touch()
+            else:
+                away.unlink(missing_ok=True)
+            rig.kill_ingest_at_random(1, chance.randrange(2**32))
+            spooled += any(rig.spool.glob("*.spool"))
+        away.unlink(missing_ok=True)
+        published = rig.settle(120.0)
+        wait_until(lambda: not any(rig.spool.glob("*.spool")), "an empty spool")
+    assert spooled
+    return (
+        f"spool: ingest killed {rig.kills} times while the store came and went, {spooled} times with messages on disk, "
+        f"{published} readings, all stored once"
+    )
+
+
+def influxdb_is_away(folder: Path, broker: Mosquitto, server: InfluxServer, *, seconds: float, spooling: bool) -> str:
+    """InfluxDB is killed while readings come in, stays away, and is started again."""
+    with Rig(folder, broker, server.url, spooling=spooling) as rig:
+        time.sleep(1.5)
+        server.process.kill()
+        server.process.wait()
+        time.sleep(seconds / 2)
+        rig.kill_ingest()  # what waited in its memory is with the broker still, or on disk
+        time.sleep(seconds / 2)
+        on_disk = any(rig.spool.glob("*.spool"))
+        server.restart()
+        published = rig.settle(60.0 + seconds)
+        memory = _peak_memory(rig.ingest)
+        assert on_disk == spooling
+        assert spooling or "wait unacknowledged" in rig.log
+    where = "on disk" if spooling else "with the broker"
+    return (
+        f"InfluxDB away for {seconds:g} s, its readings {where}: {published} readings, all stored once; "
+        f"ingest took {memory} MiB at most"
+    )
+
+
+def _peak_memory(process: BaseProcess) -> int:
+    """MiB that a process has held at most."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
 
 def broker_is_killed(folder: Path, broker: Mosquitto, store: Path | str, *, kills: int, seed: int) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import random
-import time
 from pathlib import Path
 
 import pytest
 
-from connectors.embedded import EmbeddedStore
 from connectors.spool import Spool, SpoolLocked
 from pm import config, edges
 from pm.domain import from_us
 from pm.errors import StoreError, StoreUnavailable
 from pm.ingest import FeedClock, Ingest
 from pm.ports import Delivery
-from tests.servers.ingest import DeadLetterList, start_ingest
-from tests.servers.mosquitto import mosquitto
-from tests.servers.programs import wait_until
-from tests.test_ingest import T0, FaultyStore, ListFeed, Numbered, delivery, ingest_of, stored_numbers
+from tests.servers.ingest import DeadLetterList
+from tests.test_ingest import T0, FaultyStore, ListFeed, delivery, ingest_of, stored_numbers
 
 AWAY = StoreUnavailable("the store is away")
 
@@ -123,35 +118,6 @@ def test_plant_time_waits_for_the_store(spool: Spool) -> None:
     at_once(ingest)
     ingest.step()
     assert moved.now() == from_us(T0 + 5)
-
-
-def test_an_ingest_killed_while_the_store_comes_and_goes_loses_nothing(tmp_path: Path) -> None:
-    path, away, folder = tmp_path / "killed.db", tmp_path / "killed.away", tmp_path / "spool"
-    with mosquitto(tmp_path) as broker:
-        section = broker.section()
-        source = Numbered(section)
-        chance = random.Random(4)
-        spooled = 0
-        for _ in range(10):
-            if chance.random() < 0.6:
-                away.touch()
-            else:
-                away.unlink(missing_ok=True)
-            process = start_ingest(section, path, batch=chance.choice([7, 50, 1000]), spool=folder)
-            time.sleep(chance.uniform(0.1, 0.8))
-            process.kill()
-            process.join()
-            spooled += any(folder.glob("*.spool"))
-        published = source.finish()
-        away.unlink(missing_ok=True)
-        last = start_ingest(section, path, batch=5000, spool=folder)
-        watching = EmbeddedStore(path)
-        wait_until(lambda: watching.counts()["readings"] >= published, "the rest", 60)
-        last.kill()
-        last.join()
-        assert spooled >= 2
-        assert stored_numbers(watching) == list(range(published))
-        watching.close()
 
 
 def test_a_spool_belongs_to_one_process_and_stands_beside_the_models(tmp_path: Path, monkeypatch) -> None:
