@@ -121,7 +121,8 @@ def _table(path: Path, points: Sequence[str], problems: Problems) -> pa.Table | 
         if not _check_columns(path, schema, points, problems):
             return None
         table = file.read(columns=[*RESERVED, *points])
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # names of assets that are no UTF-8 are read all the same
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         problems.add(path, f"is not whole Parquet ({reason}); it may be cut off, copy it again")
         return None

@@ -13,15 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors import recordings
-from connectors.decode import Decoder
+from connectors.decode import Decoder, routes_of
+from connectors.sparkplug_host import SparkplugHost
+from connectors.sparkplug_names import AssetNames
+from connectors.spool import FORMAT, decode, encode, scan
 from connectors.topics import Routes, TopicTemplate, topic_fault
+from pm.config import BrokerSection
 from pm.errors import FeedError, RecordingError
+from pm.ports import Delivery
+from tests.sparkplug_cases import Edge
 
 NOW = 1_795_428_000_000_000
 ROUTES = Routes(
     readings=("plant/{asset}/readings", "plant/{asset}/{point}"), events=("plant/{asset}/events",), clock="pm/clock"
 )
 DECODER = Decoder(ROUTES)
+MAPPED = Decoder(
+    routes_of(
+        BrokerSection.model_validate(
+            {
+                "mapping": [
+                    {"topic": "csv/{asset}", "format": "csv", "decimal": ",", "delimiter": ";"},
+                    {"topic": "row/{asset}", "format": "csv", "columns": ["time", "", "name", "value"], "name": "name"},
+                    {"topic": "deep/{asset}", "samples": "data", "time": "t", "text_numbers": True, "booleans": True},
+                ]
+            }
+        )
+    )
+)
+VERBS = ("NBIRTH", "NDATA", "NDEATH", "DBIRTH", "DDATA", "DDEATH", "NCMD", "STATE")
+WAIT_US = 1_000_000
 LONGEST_REASON = 400
 ABOUT = b"""format = 1
 name = "small"
@@ -61,8 +82,8 @@ def decoded(decoder: Decoder, topic: str, payload: bytes) -> None:
     assert not payload or sum(ends) >= 1, delivery
 
 
-def payload_of(topic: str) -> Callable[[bytes], None]:
-    return lambda payload: decoded(DECODER, topic, payload)
+def payload_of(topic: str, decoder: Decoder = DECODER) -> Callable[[bytes], None]:
+    return lambda payload: decoded(decoder, topic, payload)
 
 
 def topic(text: bytes) -> None:
@@ -81,6 +102,76 @@ def topic(text: bytes) -> None:
     made = template.topic(**parts)
     assert template.match(made) == parts
     assert topic_fault(made) is None
+
+
+def sparkplug(content: bytes) -> None:
+    """Whatever edge nodes send, in any order: each message is read, a dead letter, or waits, and nothing waits for
+    ever. A message of `content` is a byte for its topic, two for its length, and its payload."""
+    host = SparkplugHost(
+        AssetNames("{device}", "{node}", "auto"), reorder_us=WAIT_US, birth_us=WAIT_US, most_held=10_000
+    )
+    now, at = NOW, 0
+    deliveries: list[Delivery] = []
+    while at + 3 <= len(content):
+        verb, device = VERBS[content[at] & 7], content[at] >> 6
+        size = int.from_bytes(content[at + 1 : at + 3], "little")
+        payload = content[at + 3 : at + 3 + size]
+        at += 3 + size
+        deliveries += host.hear(f"spBv1.0/g/{verb}/n{f'/d{device}' if verb[0] == 'D' else ''}", payload, now)
+        now += WAIT_US // 8
+    for _ in range(8):
+        now += WAIT_US
+        deliveries += host.tick(now)
+    deliveries += host.disconnected(now)
+    assert host.held == 0
+    for delivery in deliveries:
+        for reading in delivery.readings:
+            assert reading.asset
+            assert all(type(value) is float and math.isfinite(value) for value in reading.values.values())
+        assert all(reject.reason and "\n" not in reject.reason for reject in delivery.rejects)
+
+
+def framed(messages: list[tuple[str, bytes]]) -> bytes:
+    """Messages of an edge node in the form that `sparkplug` takes."""
+    framed = b""
+    for topic_, payload in messages:
+        parts = topic_.split("/")
+        framed += bytes([VERBS.index(parts[2])]) + len(payload).to_bytes(2, "little") + payload
+    return framed
+
+
+def edge_node() -> bytes:
+    edge = Edge()
+    born = [edge.nbirth({"m": 1.0}), edge.dbirth("d0", {"volt": 171.0, "rotate": 448.0})]
+    return framed([*born, edge.data("d0", {"volt": 172.5}), edge.ddeath("d0"), edge.ndeath()])
+
+
+def spool(content: bytes) -> None:
+    """A segment of any bytes: what is found covers it without a gap, and a record's body is read or refused."""
+    at = len(FORMAT) if content[: len(FORMAT)] == FORMAT else 0
+    for found in scan(content):
+        assert found.start == at < found.end
+        at = found.end
+        if found.body is not None:
+            body(found.body)
+    assert at == len(content)
+    body(content)
+
+
+def body(content: bytes) -> None:
+    """What can be read as a delivery is written and read again as the same."""
+    try:
+        delivery = decode(content)
+    except (ValueError, TypeError, KeyError, AttributeError):  # what a spool passes over
+        return
+    [found] = scan(FORMAT + encode(delivery))
+    assert found.body is not None
+    assert repr(decode(found.body)) == repr(delivery)  # NaN is not equal to itself
+
+
+def spooled() -> bytes:
+    [whole] = [DECODER.decode("plant/a/readings", b'{"time":1795428000,"volt":171.2}', received_us=NOW, receipt=1)]
+    return FORMAT + encode(whole) + encode(Delivery(None, clock_us=NOW))
 
 
 def recording_file(name: str) -> Callable[[bytes], None]:
@@ -123,6 +214,16 @@ def _targets() -> Mapping[str, Target]:
             (b'{"time":"2026-11-23T10:00:00Z","kind":"error","code":"error1"}', b'[{"kind":"failure","code":3}]'),
         ),
         "clock": Target(payload_of("pm/clock"), (b'{"time":1795428000}',)),
+        "csv": Target(
+            payload_of("csv/a", MAPPED), (b"time;volt;rotate\n2026-11-23T10:00:00Z;171,2;448\n1795428000;1;\n",)
+        ),
+        "csv-columns": Target(payload_of("row/a", MAPPED), (b"1795428000,x,volt,171.2\n1795428001,,rotate,4\n",)),
+        "mapped-json": Target(
+            payload_of("deep/a", MAPPED),
+            (b'{"t":1795428000,"data":[{"motor":{"temp":"70.5","on":true}},{"t":1795428001,"x":1}]}',),
+        ),
+        "sparkplug": Target(sparkplug, (edge_node(),)),
+        "spool": Target(spool, (spooled(), spooled()[len(FORMAT) + 12 :])),
         "recording-about": Target(recording_file("recording.toml"), (ABOUT,)),
         "recording-assets": Target(recording_file("assets.csv"), (ASSETS,)),
         "recording-events": Target(recording_file("events.csv"), (EVENTS,)),
