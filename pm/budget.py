@@ -2,19 +2,22 @@
 
 The policy is run over the forecasts of assets whose failures are known, for many thresholds at once; its alerts are
 matched with the failures as `pm.scorecard` does. The threshold is chosen by conformal risk control (Angelopoulos,
-Bates, Fisch, Lei & Schuster, "Conformal Risk Control", ICLR 2024, arXiv:2208.02814, theorem 1): with the n asset-months
-seen, the loss L_i(t) of each bounded by B and never rising with the threshold t, the lowest t with
+Bates, Fisch, Lei & Schuster, "Conformal Risk Control", ICLR 2024, arXiv:2208.02814, theorem 1): with the n blocks of
+time seen, the loss L_i(t) of each bounded by B and never rising with the threshold t, the lowest t with
 
-    (L_1(t) + ... + L_n(t) + B) / (n + 1)  <=  budget
+    (L_1(t) + ... + L_n(t) + B) / (n + 1)  <=  budget of a block
 
-has an expected loss within the budget on a further asset-month exchangeable with those seen. Here L_i is the number
-of false alerts raised in asset-month i, counted as B where it is more, and made monotone as the paper's section 2.3
-has it, by the greatest loss at t or any higher threshold: a very low threshold gives one alert that stands for ever,
-and must not pass for a good one.
+has an expected loss within the budget on a further block exchangeable with those seen. A block is a week of one asset,
+L_i the number of false alerts raised in it, counted as B = 1 where it is more, and made monotone as the paper's section
+2.3 has it, by the greatest loss at t or any higher threshold: a very low threshold gives one alert that stands for
+ever, and must not pass for a good one.
 
-What the bound does not say: months of one asset resemble each other more than those of two, and next year may not be
-exchangeable with last, so it is a bound on sampling and not on change. With fewer than about B / budget asset-months
-it cannot be met by any threshold; then the plain rate decides, and the result says so.
+What the bound does not say: weeks of one asset resemble each other more than those of two, and next year may not be
+exchangeable with last, so it is a bound on chance and not on change. The first of these is met by crossing: each asset
+in turn is given the threshold that the others alone would have chosen, and where its false alerts, taken together, come
+to more than the budget, the threshold is chosen for a smaller budget until they do not. With fewer than about
+1 / budget asset-months the bound cannot be met by any threshold; then the lowest without a false alert is taken, and
+the result says so.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -32,8 +36,11 @@ from pm.domain import HORIZON
 from pm.policy import NEVER, FleetState, advance
 from pm.scorecard import ASSET_MONTH
 
-WORST_MONTH = 4
-"""B: more false alerts than this in one asset-month count as this many in the bound (never in the measured rate)."""
+BLOCK = timedelta(weeks=1)
+WORST_BLOCK = 1
+"""B: more false alerts than this in a block count as this many in the bound (never in the measured rate)."""
+SHARES = tuple(share / 20 for share in range(20, 9, -1))
+"""Shares of the budget that crossing tries, from the whole of it to half of it."""
 
 _MICROSECOND = timedelta(microseconds=1)
 _BELOW = 1.0 - 1e-6
@@ -52,7 +59,9 @@ class Threshold:
     rate: float
     """False alerts per asset-month measured."""
     bound: float
-    """The left side of the formula above."""
+    """The left side of the formula above, per asset-month."""
+    crossed: float | None
+    """False alerts per asset-month when the threshold of each asset is chosen by the others; None with one asset."""
     recall: float | None
     """Share of failures warned, None when there were none."""
     failures: int
@@ -64,7 +73,7 @@ class _Outcome:
     """What each candidate threshold did, ascending: false alerts and warned failures."""
 
     false: NDArray[np.int64]
-    """[assets, months, thresholds]"""
+    """[assets, blocks, thresholds]"""
     warned: NDArray[np.bool_]
     """[failures, thresholds]"""
 
@@ -100,36 +109,94 @@ def thresholds(
     renewals = [np.sort(np.asarray(r, np.int64)) for r in (failures_us if renewals_us is None else renewals_us)]
     observed_to = _last_known(known, times) if observed_to_us is None else np.asarray(observed_to_us, np.int64)
 
-    limits = _candidates(p, rules.on_delay, candidates)
     exposure = np.where(known, _steps(times), 0.0)
-    months = exposure.sum() / (ASSET_MONTH // _MICROSECOND)
-    outcome = _run(p, times, failures, renewals, observed_to, limits, exposure, rules, horizon)
+    months = exposure.sum(1) / (ASSET_MONTH // _MICROSECOND)
 
-    totals = outcome.false.sum((0, 1))
-    rate = totals / months
-    # Made monotone: at each threshold the greatest at it or above.
-    worst_rate = np.maximum.accumulate(rate[::-1])[::-1]
-    losses = np.maximum.accumulate(np.minimum(outcome.false, WORST_MONTH)[..., ::-1], axis=-1)[..., ::-1]
-    bound = (losses.sum((0, 1)) + WORST_MONTH) / (months + 1)
+    def tried(limits: NDArray[np.float64]) -> tuple[_Outcome, _Ledger]:
+        outcome = _run(p, times, failures, renewals, observed_to, limits, exposure, rules, horizon)
+        return outcome, _Ledger.of(outcome.false, months)
+
+    wanted = sorted(set(budgets))
+    limits = _candidates(p, rules.on_delay, candidates)
+    _, ledger = tried(limits)
+    # Once more with candidates close to those chosen: a budget is worth using up.
+    limits = _finer(limits, [ledger.chosen(budget)[0] for budget in wanted], p, rules.on_delay, candidates)
+    outcome, ledger = tried(limits)
     failed = len(outcome.warned)
 
     found = {}
     for budget in budgets:
-        within = worst_rate <= budget
-        sure = within & (bound <= budget)
-        # The highest candidate raises nothing, so one is always within.
-        chosen = int(np.argmax(sure if sure.any() else within))
+        chosen, crossed = ledger.chosen(budget)
         found[budget] = Threshold(
             value=float(limits[chosen]),
             budget=budget,
-            guaranteed=bool(sure[chosen]),
-            rate=float(rate[chosen]),
-            bound=float(bound[chosen]),
+            guaranteed=bool(ledger.bound()[chosen] <= budget),
+            rate=float(ledger.rate()[chosen]),
+            bound=float(ledger.bound()[chosen]),
+            crossed=crossed,
             recall=float(outcome.warned[:, chosen].mean()) if failed else None,
             failures=failed,
-            asset_months=float(months),
+            asset_months=float(months.sum()),
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """False alerts of A assets at T thresholds (ascending), summed over their blocks."""
+
+    false: NDArray[np.float64]
+    """[A, T] all of them."""
+    loss: NDArray[np.float64]
+    """[A, T] at most B in each block, and never rising with the threshold."""
+    months: NDArray[np.float64]
+    """[A] asset-months watched."""
+
+    @classmethod
+    def of(cls, false: NDArray[np.int64], months: NDArray[np.float64]) -> _Ledger:
+        """false: [A, blocks, T]."""
+        bounded = np.minimum(false, WORST_BLOCK)[..., ::-1]
+        loss = np.maximum.accumulate(bounded, axis=-1)[..., ::-1].sum(1)
+        return cls(false.sum(1).astype(np.float64), loss.astype(np.float64), months)
+
+    def rate(self) -> NDArray[np.float64]:
+        """[T] false alerts per asset-month."""
+        return np.asarray(self.false.sum(0) / self.months.sum())
+
+    def bound(self) -> NDArray[np.float64]:
+        """[T] the bound on the expected loss, per asset-month."""
+        return _bound(self.loss.sum(0), self.months.sum())
+
+    def chosen(self, budget: float) -> tuple[int, float | None]:
+        """The threshold for a budget, and the crossed rate of the choice."""
+        total = self.months.sum()
+        if np.count_nonzero(self.months) < 2:
+            return int(_lowest(self.false.sum(0), self.loss.sum(0), total, budget)), None
+        others = (self.false.sum(0) - self.false, self.loss.sum(0) - self.loss, (total - self.months)[:, None])
+        best, least = SHARES[-1], np.inf
+        for share in SHARES:
+            by_others = _lowest(*others, share * budget)
+            crossed = float(np.take_along_axis(self.false, by_others[:, None], 1).sum() / total)
+            if crossed < least:
+                best, least = share, crossed
+            if crossed <= budget:
+                break
+        return int(_lowest(self.false.sum(0), self.loss.sum(0), total, best * budget)), least
+
+
+def _bound(loss: NDArray[np.float64], months: Any) -> NDArray[np.float64]:
+    return np.asarray((loss + WORST_BLOCK) / (months + BLOCK / ASSET_MONTH))
+
+
+def _lowest(false: NDArray[np.float64], loss: NDArray[np.float64], months: Any, budget: float) -> NDArray[np.int64]:
+    """[...] the lowest of the thresholds [..., T] with a bound within the budget, or, where there is none, with a rate
+    within it."""
+    # Made monotone: at each threshold the greatest at it or above.
+    worst = np.maximum.accumulate((false / np.maximum(months, 1e-9))[..., ::-1], axis=-1)[..., ::-1]
+    within = worst <= budget
+    sure = within & (_bound(loss, months) <= budget)
+    # The highest candidate raises nothing, so one is always within.
+    return np.argmax(np.where(sure.any(-1, keepdims=True), sure, within), axis=-1)
 
 
 def _check_shapes(p: NDArray[np.float64], times: NDArray[np.int64], failures: Sequence[ArrayLike]) -> None:
@@ -160,14 +227,34 @@ def _candidates(p: NDArray[np.float64], on_delay: int, count: int) -> NDArray[np
 
     Quantiles of what `on_delay` assessments in a row reach, since no alert is raised at more.
     """
-    runs = p if p.shape[1] < on_delay else sliding_window_view(p, on_delay, axis=1).min(-1)
-    reached = runs[~np.isnan(runs)]
+    reached = _reached(p, on_delay)
     if reached.size == 0:
         return np.array([1.0])
     shares = np.geomspace(0.5, 1.0 / max(reached.size, 2), count)
     limits = np.quantile(reached, 1.0 - shares, method="inverted_cdf") * _BELOW
     silent = min(1.0, float(reached.max()) * (1.0 + 1e-6) + 1e-9)
     return np.unique(np.append(limits[limits > 0.0], silent))
+
+
+def _reached(p: NDArray[np.float64], on_delay: int) -> NDArray[np.float64]:
+    """What `on_delay` assessments in a row reach."""
+    runs = p if p.shape[1] < on_delay else sliding_window_view(p, on_delay, axis=1).min(-1)
+    return np.asarray(runs[~np.isnan(runs)])
+
+
+def _finer(
+    limits: NDArray[np.float64], chosen: Sequence[int], p: NDArray[np.float64], on_delay: int, count: int
+) -> NDArray[np.float64]:
+    """The candidates, and `count` more in all between each chosen one and the next lower, which was too low."""
+    reached = _reached(p, on_delay)
+    parts = [limits]
+    for index in chosen:
+        between = reached[(reached > limits[max(index - 1, 0)]) & (reached <= limits[index])] * _BELOW
+        if between.size:
+            shares = np.linspace(0.0, 1.0, max(1, count // len(chosen)))
+            parts.append(np.quantile(between, shares, method="inverted_cdf"))
+    found = np.unique(np.concatenate(parts))
+    return found[found > 0.0]
 
 
 def _run(
@@ -186,10 +273,10 @@ def _run(
     reach = horizon // _MICROSECOND
     blame = np.stack([_is_false(times, failed, end, reach) for failed, end in zip(failures, observed_to, strict=True)])
     renewed = np.stack([_latest_before(times, renewal) for renewal in renewals])
-    month = np.minimum(np.cumsum(exposure, axis=1) / (ASSET_MONTH // _MICROSECOND), 1e6).astype(np.int64)
+    block = np.minimum(np.cumsum(exposure, axis=1) / (BLOCK // _MICROSECOND), 1e6).astype(np.int64)
     owner, first, last = _windows(times, failures, observed_to, exposure, reach, rules)
 
-    false = np.zeros((n_assets, int(month.max()) + 1, len(limits)), np.int64)
+    false = np.zeros((n_assets, int(block.max()) + 1, len(limits)), np.int64)
     warned = np.zeros((len(owner), len(limits)), np.bool_)
     state = FleetState.fresh((n_assets, len(limits)))
     rows = np.arange(n_assets)
@@ -204,7 +291,7 @@ def _run(
         )
         state = step.state
         if blame[:, i].any():
-            false[rows, month[:, i]] += step.raised & blame[:, i, None]
+            false[rows, block[:, i]] += step.raised & blame[:, i, None]
         open_ = (first <= i) & (i <= last)
         if open_.any():
             warned[open_] |= state.standing[owner[open_]]

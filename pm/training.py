@@ -23,11 +23,11 @@ from forecasting.predict import ForecastTable, TransformerForecaster
 from forecasting.split import Split, split_assets, validation_start, with_new_assets
 from forecasting.train import PLAIN, Execution, fit
 from forecasting.windows import schema_of
-from pm.budget import Threshold, thresholds
+from pm.alert_scores import Watch
+from pm.budget import Threshold
 from pm.config import AlertsSection, AssessSection, TrainSection
 from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
 from pm.errors import ModelError, TrainingError
-from pm.quality import Limits
 
 log = logging.getLogger(__name__)
 
@@ -175,44 +175,19 @@ def budget_thresholds(
     alerts: AlertsSection,
     assess: AssessSection,
 ) -> dict[float, Threshold]:
-    """The threshold of each budget, from forecasts of assets whose failures are known.
-
-    The service abstains on assets with too little history, so those forecasts do not count here either.
-    """
-    probability = table.probability().copy()
-    first = history.readings.groupby("asset")["time"].min()
-    least_us = Limits.of(assess, history.interval).min_history // timedelta(microseconds=1)
-    begun = np.array([to_us(first[asset].to_pydatetime()) if asset in first else 0 for asset in table.assets], np.int64)
-    probability[table.time_us - begun[table.asset_index] < least_us] = np.nan
-
-    times, column = np.unique(table.time_us, return_inverse=True)
-    dense = np.full((len(table.assets), len(times)), np.nan)
-    dense[table.asset_index, column] = probability
-    if len(times) < 2 or np.isnan(dense).all():
-        raise TrainingError(
-            f"the {len(table.assets)} validation assets have too little history for an alert threshold; "
-            "train on more time, or raise train.validation"
-        )
-    events = history.events
-    failed = events["kind"] == EventKind.FAILURE.value
-    renewed = failed | (events["kind"] == EventKind.MAINTENANCE.value)
-    found = thresholds(
-        dense,
-        times,
-        _times_by_asset(events[failed], table.assets),
-        sorted(set(budgets)),
-        alerts,
-        renewals_us=_times_by_asset(events[renewed], table.assets),
-        observed_to_us=_last_readings(history, table.assets),
-    )
+    """The threshold of each budget, from forecasts of assets whose failures are known."""
+    watch = Watch.of(history, table.assets, table.asset_index, table.time_us, table.probability(), assess)
+    found = watch.thresholds(budgets, alerts)
     for budget, threshold in found.items():
         log.info(
-            "alert budget %g: threshold %.3f, %.3f false alerts per asset-month measured over %.1f, bound %.3f%s",
+            "alert budget %g: threshold %.3f, %.3f false alerts per asset-month measured over %.1f, bound %.3f, "
+            "crossed %s%s",
             budget,
             threshold.value,
             threshold.rate,
             threshold.asset_months,
             threshold.bound,
+            "unknown" if threshold.crossed is None else f"{threshold.crossed:.3f}",
             "" if threshold.guaranteed else " (too few asset-months for the bound; the measured rate decides)",
         )
     return found
@@ -294,12 +269,6 @@ def _threshold_facts(found: Mapping[float, Threshold]) -> dict[str, float]:
         if threshold.recall is not None:
             facts[f"validation_recall_at_{budget:g}"] = threshold.recall
     return facts
-
-
-def _times_by_asset(events: pd.DataFrame, assets: Sequence[str]) -> list[NDArray[np.int64]]:
-    times = _microseconds(events["time"])
-    names = events["asset"].to_numpy(object)
-    return [times[names == asset] for asset in assets]
 
 
 def _last_readings(history: History, assets: Sequence[str]) -> NDArray[np.int64]:
