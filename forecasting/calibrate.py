@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,38 +21,55 @@ RIDGE = 8.0
 that a handful of failures cannot move them far."""
 
 
+PARTS = 3
+"""Equal parts of the horizon with a map each: up to 24, 48 and 72 h, the horizons that are told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A monotone map of the log odds of every bin: `scale * logit + shift[mode]`.
+    """A map of the log odds by part of the horizon and failure mode: `scale[part] * logit + shift[part][mode]`.
 
-    The map of hazards is the same in each bin and a failure within 24 h is still one within 48 h, so that calibrated
-    probabilities keep p24 <= p48 <= p72.
+    It changes hazards, and a failure within 24 h is still one within 48 h, so that calibrated probabilities keep
+    p24 <= p48 <= p72. With a single part all bins share one map.
     """
 
-    scale: float
-    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    shift: tuple[tuple[float, ...], ...]
 
     @classmethod
     def none(cls, modes: int) -> Calibration:
-        return cls(1.0, (0.0,) * modes)
+        return cls((1.0,), ((0.0,) * modes,))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(float(values["scale"]), tuple(float(v) for v in values["shift"]))
+        if isinstance(values["scale"], float | int):  # models from before there were parts
+            return cls((float(values["scale"]),), (tuple(float(v) for v in values["shift"]),))
+        return cls(
+            tuple(float(v) for v in values["scale"]), tuple(tuple(float(v) for v in part) for part in values["shift"])
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def hazard_by_mode(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """[..., H, K] logits to [..., H, K] probability of failing by each mode in each bin given survival until it."""
-        mapped = logits * self.scale + np.asarray(self.shift)
+        part = _parts(logits.shape[-2], len(self.scale))
+        mapped = logits * np.asarray(self.scale)[part, None] + np.asarray(self.shift)[part]
         peak = np.maximum(mapped.max(axis=-1, keepdims=True), 0.0)
         raised = np.exp(mapped - peak)
         return np.asarray(raised / (np.exp(-peak) + raised.sum(axis=-1, keepdims=True)))
 
 
+def _parts(bins: int, parts: int) -> npt.NDArray[np.int64]:
+    """[H] the part that each bin is in."""
+    return np.arange(bins) * parts // bins
+
+
 def fit_calibration(logits: Tensor, targets: Targets, failures: int, positions_per_failure: float) -> Calibration:
-    """The scale and the shifts of least censored negative log-likelihood.
+    """The scales and the shifts of least censored negative log-likelihood.
+
+    A mode's shift is a common one and one for each part of the horizon, each drawn towards nothing, so that parts
+    differ as far as failures say so.
 
     logits: [M, H, K] of M positions; targets: theirs, [M]. failures: how many failures these positions look at, each
     from `positions_per_failure` of them; positions of one failure say one thing many times, so that the likelihood is
@@ -65,18 +82,27 @@ def fit_calibration(logits: Tensor, targets: Targets, failures: int, positions_p
     doubled = Targets(
         targets.event_bin, targets.known_bins, targets.modes.double(), targets.rul.double(), targets.rul_known
     )
-    moves = torch.zeros(1 + modes, dtype=torch.float64, requires_grad=True)
+    part = torch.from_numpy(_parts(logits.shape[-2], PARTS))
+    moves = torch.zeros(PARTS + modes + PARTS * modes, dtype=torch.float64, requires_grad=True)
+
+    def maps() -> tuple[Tensor, Tensor]:
+        """[PARTS] scales, [PARTS, K] shifts."""
+        stretch, common, own = moves.split([PARTS, modes, PARTS * modes])
+        return stretch.exp(), common + own.view(PARTS, modes)
+
     optimiser = torch.optim.LBFGS([moves], max_iter=60, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        nll = censored_nll(logits * moves[0].exp() + moves[1:], doubled).sum() / positions_per_failure
+        scale, shift = maps()
+        nll = censored_nll(logits * scale[part, None] + shift[part], doubled).sum() / positions_per_failure
         total = nll + RIDGE * moves.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimiser.step(objective)  # type: ignore[no-untyped-call]
-    found: Sequence[float] = moves.detach().tolist()
-    if not np.isfinite(found).all():
+    with torch.no_grad():
+        scale, shift = maps()
+    if not moves.detach().isfinite().all():
         return Calibration.none(modes)
-    return Calibration(float(np.exp(found[0])), tuple(found[1:]))
+    return Calibration(tuple(scale.tolist()), tuple(map(tuple, shift.tolist())))

@@ -196,7 +196,7 @@ def _lowest(false: NDArray[np.float64], loss: NDArray[np.float64], months: Any, 
     within = worst <= budget
     sure = within & (_bound(loss, months) <= budget)
     # The highest candidate raises nothing, so one is always within.
-    return np.argmax(np.where(sure.any(-1, keepdims=True), sure, within), axis=-1)
+    return np.asarray(np.argmax(np.where(sure.any(-1, keepdims=True), sure, within), axis=-1), np.int64)
 
 
 def _check_shapes(p: NDArray[np.float64], times: NDArray[np.int64], failures: Sequence[ArrayLike]) -> None:

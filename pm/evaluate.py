@@ -15,20 +15,26 @@ import numpy as np
 
 from forecasting.baseline import GradientBoosting, HazardByAge, hours_of
 from forecasting.censoring import Followed, dynamic_auc, followed, integrated_brier
+from forecasting.floor import calibration_floor
 from forecasting.metrics import (
+    UNKNOWN,
     Floats,
     HorizonScore,
     Outcomes,
+    conditional,
     mean_over_assets,
     multiplicities,
     outcomes,
     phm08_penalty,
     rul_rmse_over_assets,
 )
+from forecasting.split import validation_start
 from forecasting.windows import FeatureSchema
-from pm.domain import REPORTED_HOURS, EventKind, History, Recording
+from pm.alert_judge import AlertJudge
+from pm.config import AlertsSection, AssessSection
+from pm.domain import HORIZON_HOURS, REPORTED_HOURS, EventKind, History, Recording, to_us
 from pm.errors import ModelError
-from pm.outcomes import horizon_label, microseconds, score_horizons
+from pm.outcomes import LATER, horizon_label, microseconds, score_horizons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +49,12 @@ REPLICATES: Final = 200
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one forecaster says of N (asset, time) pairs."""
+    """What one forecaster says of N (asset, time) pairs, and of those of the assets that set its thresholds."""
 
     probability: Mapping[int, Floats]
     rul_hours: Floats
+    validation: Floats | None = None
+    """[M] within the whole horizon, of the validation assets; None where there are none."""
 
 
 def evaluate(
@@ -58,6 +66,8 @@ def evaluate(
     every: timedelta | None = None,
     start: datetime | None = None,
     baseline: bool = True,
+    alerts: AlertsSection | None = None,
+    assess: AssessSection | None = None,
     threads: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
@@ -66,6 +76,8 @@ def evaluate(
     assets: judged; by default the recording's assets that the forecaster held out of training, or all of them when it
         knows none of them. every: time between forecasts, by default the model's step. start: judge later forecasts
         only. baseline: judge the baselines too, where the recording holds the forecaster's training assets.
+    alerts, assess: the policy whose alerts are scored. Each forecaster gets the thresholds that its own forecasts of
+        the validation assets, as far apart, would give it; the forecaster's own stand where the recording lacks those.
     rng: draws the bootstrap over assets. threads: of gradient boosting. progress: called with what is being done and
         the share done.
     Raises ModelError for assets that the recording does not hold.
@@ -79,16 +91,25 @@ def evaluate(
     if not len(table):
         raise ModelError(f"{recording.name}: no forecast to judge; name an earlier start or other assets")
     found = _outcomes(history, table)
-    answers = {FORECASTER: _Answers({h: table.probability(h) for h in REPORTED_HOURS}, table.rul_hours)}
+    setting = _setting(forecaster, history, table, every, lambda share: say("forecasting for thresholds", share))
+    answers = {
+        FORECASTER: _Answers(
+            {h: table.probability(h) for h in REPORTED_HOURS},
+            table.rul_hours,
+            None if setting is None else setting.probability(),
+        )
+    }
     note = "not asked for"
     if baseline:
         note = _baseline_note(history, artefact.split.train, judged)
         if not note:
-            answers |= _baselines(forecaster, history, table, threads=threads, say=say)
+            answers |= _baselines(forecaster, history, table, setting, threads=threads, say=say)
     say("scoring", 0.0)
     draws = multiplicities(found.assets, REPLICATES, rng)
     share = followed(found)
     scores = {name: score_horizons(found, answer.probability, draws) for name, answer in answers.items()}
+    judge_alerts = AlertJudge(history, table, setting, forecaster.thresholds, alerts, assess)
+    later = validation_start(history, artefact.split.validation) if start is None else None
     return {
         "recording": recording.name,
         "model": forecaster.version,
@@ -100,18 +121,26 @@ def evaluate(
         "every_hours": (every or timedelta(hours=artefact.schema.step_hours)) / timedelta(hours=1),
         "start": None if start is None else start.isoformat(),
         "baselines_left_out": note or None,
+        "thresholds_from": "the model" if setting is None else "validation assets",
         "scores": {
             name: {
-                "horizons": {label: _horizon(score) for label, score in scores[name].items()},
+                "horizons": {
+                    label: _horizon(score) | {"calibration_floor": _floor(label, answer, found, table, rng)}
+                    for label, score in scores[name].items()
+                },
                 "integrated_brier": _integrated(found, answer, draws, share),
                 "dynamic_auc": {
                     horizon_label(h): dynamic_auc(found, h, answer.probability[h], draws, share).to_json()
                     for h in REPORTED_HOURS
                 },
                 "remaining_life": _remaining(found, answer, artefact.schema, draws),
+                "alerts": judge_alerts.by_budget(
+                    answer.probability[HORIZON_HOURS], answer.validation, rng, own=name == FORECASTER
+                ),
             }
             for name, answer in answers.items()
         },
+        "later": None if later is None else _later(later, found, table, answers, draws),
         "pr_auc_above": {
             name: {
                 label: score.pr_auc.minus(scores[name][label].pr_auc).to_json()
@@ -157,6 +186,7 @@ def _baselines(
     forecaster: TransformerForecaster,
     history: History,
     table: ForecastTable,
+    setting: ForecastTable | None,
     *,
     threads: int,
     say: Callable[[str, float], None],
@@ -177,14 +207,67 @@ def _baselines(
         threads=threads,
     )
     by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)
-    names = [table.assets[index] for index in table.asset_index]
-    judged = replace(history, assets=tuple(asset for asset in history.assets if asset.name in apart))
+    asked = [table] if setting is None else [table, setting]
+    names = [part.assets[index] for part in asked for index in part.asset_index]
+    times = np.concatenate([part.time_us for part in asked])
+    wanted = {asset for part in asked for asset in part.assets}
+    known = replace(history, assets=tuple(asset for asset in history.assets if asset.name in wanted))
     found = {}
     for name, model in ((BOOSTING, boosting), (BY_AGE, by_age)):
         say(f"asking {name}", 0.5)
-        answer = model.forecast(judged, names, table.time_us)
-        found[name] = _Answers(answer.probability, answer.rul_hours)
+        answer = model.forecast(known, names, times)
+        found[name] = _Answers(
+            {hours: told[: len(table)] for hours, told in answer.probability.items()},
+            answer.rul_hours[: len(table)],
+            None if setting is None else answer.probability[HORIZON_HOURS][len(table) :],
+        )
     return found
+
+
+def _setting(
+    forecaster: TransformerForecaster,
+    history: History,
+    table: ForecastTable,
+    every: timedelta | None,
+    progress: Callable[[float], None],
+) -> ForecastTable | None:
+    """The forecasts by which thresholds are set: of the validation assets, unless they are judged themselves."""
+    there = {asset.name for asset in history.assets} - set(table.assets)
+    validation = [name for name in forecaster.artefact.split.validation if name in there]
+    if not validation:
+        return None
+    found = forecaster.forecast_grid(history, validation, every, progress=progress)
+    return found if len(found) else None
+
+
+def _later(
+    start: datetime, found: Outcomes, table: ForecastTable, answers: Mapping[str, _Answers], draws: Floats
+) -> dict[str, Any]:
+    """The scores of forecasts later than all that training saw, too."""
+    rows = table.time_us > to_us(start)
+    part = Outcomes(found.asset[rows], found.assets, found.failure_hours[rows], found.observed_hours[rows])
+    scores = {
+        name: score_horizons(part, {h: told[rows] for h, told in answer.probability.items()}, draws)
+        for name, answer in answers.items()
+    }
+    return {
+        "start": start.isoformat(),
+        "scores": {name: {label: _horizon(score) for label, score in by.items()} for name, by in scores.items()},
+    }
+
+
+def _floor(
+    label: str, answer: _Answers, found: Outcomes, table: ForecastTable, rng: np.random.Generator
+) -> dict[str, float | None]:
+    """What a perfect forecaster's calibration error would be, over the forecasts that the error is taken of."""
+    hours = REPORTED_HOURS[-1] if label == LATER else int(label.removesuffix("h"))
+    told = answer.probability[hours]
+    after = 0
+    if label == LATER:
+        after = REPORTED_HOURS[0]
+        told = conditional(answer.probability[after], told)
+    known = found.within(hours, after=after) != UNKNOWN
+    return calibration_floor(told[known], found.asset[known], table.time_us[known], hours, rng).to_json()
 
 
 def _outcomes(history: History, table: ForecastTable) -> Outcomes:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from pm import charts, page
+from pm.evaluate import FORECASTER
 
 CURVES_AT = "72h"
 """The horizon whose curves are drawn."""
@@ -19,7 +20,7 @@ def table(evaluation: Mapping[str, Any]) -> Table:
     shown = Table(title=f"{evaluation['model']} on {evaluation['recording']}", title_justify="left")
     for heading in ("forecaster", "failure within"):
         shown.add_column(heading)
-    for heading in ("PR-AUC", "base rate", "Brier", "calibration error", "ROC-AUC"):
+    for heading in ("PR-AUC", "base rate", "Brier", "calibration error", "of a perfect one", "ROC-AUC"):
         shown.add_column(heading, justify="right")
     for name, scores in evaluation["scores"].items():
         for label, score in scores["horizons"].items():
@@ -30,10 +31,39 @@ def table(evaluation: Mapping[str, Any]) -> Table:
                 page.percent(score["base_rate"], 1),
                 page.number(score["brier"]["value"], 4),
                 page.number(score["calibration_error"]["value"], 4),
+                _with_interval(score["calibration_floor"], 4),
                 page.number(score["roc_auc"]["value"], 3),
             )
         shown.add_section()
     return shown
+
+
+def alert_table(evaluation: Mapping[str, Any]) -> Table:
+    """One line per forecaster and alert budget."""
+    shown = Table(title=f"Alerts, thresholds from {evaluation['thresholds_from']}", title_justify="left")
+    for heading in ("forecaster", "budget"):
+        shown.add_column(heading)
+    for heading in ("recall", "24 h ahead", "48 h ahead", "lead, hours", "precision", "false a month"):
+        shown.add_column(heading, justify="right")
+    for name, scores in evaluation["scores"].items():
+        for budget, alerts in (scores["alerts"] or {}).items():
+            shown.add_row(
+                name,
+                budget,
+                _with_interval(alerts["recall"], 3),
+                _with_interval(alerts["recall_at_lead"]["24h"], 3),
+                _with_interval(alerts["recall_at_lead"]["48h"], 3),
+                lead(alerts["lead_hours"]),
+                page.number(alerts["precision"]["value"], 3),
+                _with_interval(alerts["false_alerts_per_asset_month"], 3),
+            )
+        shown.add_section()
+    return shown
+
+
+def lead(hours: Mapping[str, float | None]) -> str:
+    """Median lead with the tenth and ninetieth percentiles."""
+    return f"{page.number(hours['median'], 0)} ({page.number(hours['p10'], 0)} to {page.number(hours['p90'], 0)})"
 
 
 def sentences(evaluation: Mapping[str, Any]) -> list[str]:
@@ -49,6 +79,14 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"PR-AUC at 72 h is {abs(gap['value']):.3f} {word} {name}{interval}"
             + ("." if sure else "; the assets are too few to be sure of the sign.")
+        )
+    error = evaluation["scores"][FORECASTER]["horizons"][CURVES_AT]
+    if error["calibration_floor"]["high"] is not None:
+        low, high = error["calibration_floor"]["low"], error["calibration_floor"]["high"]
+        within = "can be told from" if error["calibration_error"]["value"] > high else "cannot be told from"
+        lines.append(
+            f"The calibration error at 72 h {within} that of a perfect forecaster on as many forecasts "
+            f"({low:.4f} to {high:.4f})."
         )
     if evaluation["baselines_left_out"]:
         lines.append(f"No baselines: {evaluation['baselines_left_out']}.")
@@ -72,7 +110,9 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
     ranked = {name: (curve["recall"], curve["precision"]) for name, curve in curves.items() if curve["recall"]}
     if ranked:
         figures["precision_recall"] = charts.precision_recall(ranked)
-    return page.render("evaluation.html", figures=figures, evaluation=evaluation, sentences=sentences(evaluation))
+    return page.render(
+        "evaluation.html", figures=figures, evaluation=evaluation, sentences=sentences(evaluation), lead=lead
+    )
 
 
 def write_html(evaluation: Mapping[str, Any], path: Path) -> None:

@@ -23,6 +23,7 @@ from forecasting.predict import ForecastTable, TransformerForecaster
 from forecasting.split import Split, split_assets, validation_start, with_new_assets
 from forecasting.train import PLAIN, Execution, fit
 from forecasting.windows import schema_of
+from pm.alert_judge import BUDGETS
 from pm.alert_scores import Watch
 from pm.budget import Threshold
 from pm.config import AlertsSection, AssessSection, TrainSection
@@ -30,9 +31,6 @@ from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
 from pm.errors import ModelError, TrainingError
 
 log = logging.getLogger(__name__)
-
-BUDGETS = (0.05, 0.2, 1.0)
-"""Alert budgets that every model has a threshold for, beside the configured one."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -31,8 +33,28 @@ def test_a_distortion_is_undone():
     targets = drawn(truth, rng)
     told = torch.from_numpy((truth - [0.5, -0.7]) / 0.8)
     calibration = fit_calibration(told, targets, failures=1000, positions_per_failure=1.0)
-    assert calibration.scale == pytest.approx(0.8, abs=0.06)
-    assert calibration.shift == pytest.approx((0.5, -0.7), abs=0.15)
+    for scale, shift in zip(calibration.scale, calibration.shift, strict=True):
+        assert scale == pytest.approx(0.8, abs=0.08)
+        assert shift == pytest.approx((0.5, -0.7), abs=0.2)
+
+
+def test_each_part_of_the_horizon_has_its_own_distortion_undone():
+    rng = np.random.default_rng(3)
+    truth = rng.normal(-3.0, 1.0, (3000, 1, 2)) + np.zeros((1, 9, 1))
+    wrong = np.repeat([0.8, 0.0, -0.8], 3)[:, None]
+    calibration = fit_calibration(torch.from_numpy(truth - wrong), drawn(truth, rng), 1000, 1.0)
+    # A scale moves log odds of -3 as a shift does: what counts is what comes of both.
+    scale = np.repeat(calibration.scale, 3)[:, None]
+    mended = (truth - wrong) * scale + np.repeat(calibration.shift, 3, axis=0)
+    error = (mended - truth).mean(axis=(0, 2)).reshape(3, 3)[:, 0]
+    assert np.abs(error).max() < 0.2
+
+
+def test_parts_by_hand():
+    """Six bins in three parts: the log odds of each pair get its own map; survival's stand at 0."""
+    calibration = Calibration((1.0, 2.0, 1.0), ((0.0,), (0.0,), (np.log(3.0),)))
+    hazard = calibration.hazard_by_mode(np.full((6, 1), np.log(2.0)))[:, 0]
+    np.testing.assert_allclose(hazard, [2 / 3, 2 / 3, 4 / 5, 4 / 5, 6 / 7, 6 / 7])
 
 
 def test_few_failures_change_nothing():
@@ -43,7 +65,11 @@ def test_few_failures_change_nothing():
 
 def test_probabilities_grow_with_the_horizon_under_any_calibration():
     logits = np.random.default_rng(1).normal(0.0, 5.0, (100, 72, 3))
-    hazard = Calibration(1.7, (0.5, -2.0, 3.0)).hazard_by_mode(logits).sum(axis=-1)
+    hazard = (
+        Calibration((1.7, 0.4, 2.0), ((0.5, -2.0, 3.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0)))
+        .hazard_by_mode(logits)
+        .sum(axis=-1)
+    )
     p24, p48, p72 = (probability_within(hazard, hours, 1.0) for hours in (24, 48, 72))
     assert ((hazard >= 0) & (hazard <= 1)).all()
     assert ((p24 <= p48) & (p48 <= p72)).all()
@@ -62,5 +88,6 @@ def test_survival_by_hand():
 
 
 def test_a_calibration_survives_json():
-    calibration = Calibration(1.1, (0.1, -0.2))
-    assert Calibration.from_json(calibration.as_json()) == calibration
+    calibration = Calibration((1.1, 0.9), ((0.1, -0.2), (0.3, 0.4)))
+    assert Calibration.from_json(json.loads(json.dumps(calibration.as_json()))) == calibration
+    assert Calibration.from_json({"scale": 1.1, "shift": [0.1, -0.2]}) == Calibration((1.1,), ((0.1, -0.2),))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_auc_score
 
 from forecasting import censoring, metrics
+from forecasting.floor import calibration_floor
 from forecasting.metrics import UNKNOWN, Ranking, multiplicities, outcomes, ratio, score_horizon
 
 HOUR = metrics.HOUR_US
@@ -246,6 +247,35 @@ def test_the_order_of_rows_has_no_say(drawn: list[tuple[bool, float, int]], shuf
     assert metrics.average_precision(one[0], one[1]) == pytest.approx(
         metrics.average_precision(other[0], other[1]), nan_ok=True
     )
+
+
+def test_the_floor_of_a_single_forecast_by_hand(rng: np.random.Generator) -> None:
+    """A forecast of 0.3 comes true with chance 0.3, off by 0.7, else it is off by 0.3: 2 x 0.3 x 0.7 in the mean."""
+    found = calibration_floor(np.array([0.3]), np.zeros(1, int), np.zeros(1, int), 72, rng, replicates=4000)
+    assert found.value == pytest.approx(0.42, abs=0.02)
+    assert (found.low, found.high) == pytest.approx((0.3, 0.7))
+
+
+def test_the_floor_of_independent_forecasts_is_the_textbook_one(rng: np.random.Generator) -> None:
+    """One bin of 400 assets forecast once at 0.2: the mean distance of a share from its chance, sqrt(2 pq / (pi n))."""
+    found = calibration_floor(np.full(400, 0.2), np.arange(400), np.zeros(400, int), 72, rng, replicates=1000)
+    assert found.value == pytest.approx(np.sqrt(2 * 0.16 / (np.pi * 400)), rel=0.08)
+
+
+def test_overlapping_windows_are_worth_fewer(rng: np.random.Generator) -> None:
+    """A forecast each hour for 72 h of each asset says hardly more than one: as many draws as pieces, not as hours."""
+    assets, times = np.repeat(np.arange(400), 72), np.tile(np.arange(72) * HOUR, 400)
+    floor = calibration_floor(np.full(assets.size, 0.2), assets, times, 72, rng, replicates=200).value
+    alone = calibration_floor(np.full(400, 0.2), np.arange(400), np.zeros(400, int), 72, rng, replicates=200).value
+    assert 0.6 * alone < floor < 1.05 * alone
+    far_apart = calibration_floor(np.full(assets.size, 0.2), assets, times * 100, 72, rng, replicates=200).value
+    assert far_apart < 0.2 * alone
+
+
+def test_a_floor_leaves_out_what_abstained(rng: np.random.Generator) -> None:
+    told = np.array([np.nan, 1.0])
+    assert calibration_floor(told, np.zeros(2, int), np.zeros(2, int), 72, rng).value == 0.0
+    assert calibration_floor(told[:1], np.zeros(1, int), np.zeros(1, int), 72, rng).value is None
 
 
 def test_reliability_curve_counts_every_row_and_holds_the_frequency(rng: np.random.Generator) -> None:

@@ -17,6 +17,7 @@ from connectors.embedded import EmbeddedStore
 from forecasting.metrics import outcomes
 from forecasting.predict import load
 from forecasting.split import Split
+from pm.alert_judge import BUDGETS
 from pm.archive import import_recording
 from pm.config import AlertsSection, AssessSection, Config, ModelsSection, RetrainSection
 from pm.domain import History
@@ -25,7 +26,6 @@ from pm.judging import _followed, _losses, _score, judge
 from pm.records import Records, Stage
 from pm.retrain import retrain_once
 from pm.training import (
-    BUDGETS,
     TrainedModel,
     budget_thresholds,
     facts,

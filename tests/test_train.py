@@ -116,6 +116,16 @@ def test_every_step_is_in_a_window_of_an_epoch(plant):
     assert covered[grid.offsets[1:] - 1].all()
 
 
+def test_no_window_is_chosen_by_what_followed(plant):
+    """What the likelihood of an unweighted sample needs: a history without its failures gives the same windows."""
+    schema = schema_of(plant, TINY)
+    events = plant.events
+    healthy = replace(plant, events=events[(events["kind"] != "failure").to_numpy()].reset_index(drop=True))
+    chosen = [list(batches(grid_of(h, schema), 16, np.random.default_rng(5))) for h in (plant, healthy)]
+    for ends, without in zip(*chosen, strict=True):
+        assert np.array_equal(ends, without)
+
+
 def test_hidden_points_lose_value_and_presence_together(plant):
     grid = grid_of(plant, schema_of(plant, TINY))
     windows = Resident(grid, features_of(grid, fit_normaliser(grid))).windows(np.arange(100, 164))

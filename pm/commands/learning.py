@@ -354,7 +354,8 @@ def evaluate(
     from pm.domain import parse_interval
     from pm.evaluate import evaluate as judge
 
-    forecaster = _forecaster(config.load(config_path), model)
+    configuration = config.load(config_path)
+    forecaster = _forecaster(configuration, model)
     loaded = recordings.read(recording)
     try:
         step = parse_interval(every) if every else None
@@ -367,6 +368,8 @@ def evaluate(
         assets=_chosen_assets(loaded, forecaster, which),
         every=step,
         baseline=baseline,
+        alerts=configuration.alerts,
+        assess=configuration.assess,
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -377,5 +380,6 @@ def evaluate(
         return
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(evaluation_page.table(found))
+    console.print(evaluation_page.alert_table(found))
     for sentence in evaluation_page.sentences(found):
         console.print(sentence)
