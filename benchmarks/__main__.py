@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark in turn; each prints a table and says on what hardware it ran."""
+"""`make bench`: every benchmark in turn but the long ones; each prints a table and says on what hardware it ran."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import pkgutil
 import platform
 import runpy
 from pathlib import Path
+
+LONG = ("azure", "cmapss", "plant")
+"""These train and judge whole models, for tens of minutes or hours: `python -m benchmarks.plant` and the like."""
 
 
 def hardware() -> str:
@@ -22,7 +25,7 @@ def hardware() -> str:
 if __name__ == "__main__":
     print(f"On {hardware()}\n")
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if not module.name.startswith("_"):
+        if not module.name.startswith("_") and module.name not in LONG:
             print(f"## {module.name}")
             runpy.run_module(f"benchmarks.{module.name}", run_name="__main__")
             print()
