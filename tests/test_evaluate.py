@@ -16,10 +16,12 @@ from forecasting import metrics
 from forecasting.predict import TransformerForecaster
 from forecasting.train import fit
 from forecasting.windows import schema_of
+from pm.alert_scores import Watch
+from pm.config import AlertsSection, AssessSection
 from pm.domain import Recording
 from pm.errors import ModelError
 from pm.evaluate import BOOSTING, BY_AGE, FORECASTER, evaluate
-from pm.evaluation_page import evaluation_page, sentences, table, write_html
+from pm.evaluation_page import alert_table, evaluation_page, sentences, table, write_html
 from pm.outcomes import LATER
 from tests.forecasting_cases import START, TINY, worn_plant
 
@@ -91,6 +93,45 @@ def test_the_numbers_are_those_of_the_forecasts(
     assert score["brier"]["value"] == pytest.approx(metrics.brier(truth, told))
 
 
+def test_alerts_of_all_are_told_at_every_budget(evaluation: dict[str, Any]) -> None:
+    assert evaluation["thresholds_from"] == "validation assets"
+    for scores in evaluation["scores"].values():
+        assert list(scores["alerts"]) == ["0.05", "0.2", "1"]
+        for told in scores["alerts"].values():
+            assert told["failures"] == evaluation["failures"]
+            recalls = [share["value"] for share in told["recall_at_lead"].values()]
+            assert recalls == sorted(recalls, reverse=True)
+            assert told["recall"]["value"] == recalls[0]  # the least lead that counts is an hour
+        thresholds = [told["threshold"] for told in scores["alerts"].values()]
+        assert thresholds == sorted(thresholds, reverse=True)
+
+
+def test_the_policy_is_run_on_the_forecasts_told(
+    recording: Recording, forecaster: TransformerForecaster, evaluation: dict[str, Any]
+) -> None:
+    """An alert's threshold and false alerts, found again from a table of forecasts."""
+    history = recording.history
+    tables = [forecaster.forecast_grid(history, assets) for assets in (STOP, HELD)]
+    stop, held = (
+        Watch.of(history, t.assets, t.asset_index, t.time_us, t.probability(), AssessSection()) for t in tables
+    )
+    rules = AlertsSection()
+    threshold = stop.thresholds([0.05, 0.2, 1.0], rules)[1.0].value
+    told = evaluation["scores"][FORECASTER]["alerts"]["1"]
+    assert told["threshold"] == pytest.approx(threshold)
+    card = held.scorecard(threshold, rules, np.random.default_rng(0))
+    assert told["false_alerts_per_asset_month"]["value"] == pytest.approx(card.false_alerts_per_asset_month.value)
+    assert told["recall"]["value"] == card.recall.value
+
+
+def test_a_perfect_forecaster_s_error_stands_beside_the_error(evaluation: dict[str, Any]) -> None:
+    for scores in evaluation["scores"].values():
+        for score in scores["horizons"].values():
+            floor = score["calibration_floor"]
+            assert 0 <= floor["low"] <= floor["value"] <= floor["high"] < 1
+    assert any("perfect forecaster" in sentence for sentence in sentences(evaluation))
+
+
 def test_the_difference_is_that_of_the_scores(evaluation: dict[str, Any]) -> None:
     ours, theirs = (evaluation["scores"][name]["horizons"]["72h"]["pr_auc"]["value"] for name in (FORECASTER, BOOSTING))
     gap = evaluation["pr_auc_above"][BOOSTING]["72h"]
@@ -118,6 +159,8 @@ def test_a_recording_of_other_assets_is_judged_whole_without_baselines(
     found = evaluate(replace(recording, history=other), forecaster, rng=np.random.default_rng(0))
     assert len(found["assets"]) == 8
     assert list(found["scores"]) == [FORECASTER]
+    assert found["thresholds_from"] == "the model"
+    assert found["scores"][FORECASTER]["alerts"] is None  # this one was given none
     assert found["baselines_left_out"] == "the recording does not hold the assets that the model learned from"
 
 
@@ -129,6 +172,23 @@ def test_judging_later_time_only(recording: Recording, forecaster: TransformerFo
     assert late["assets"] == ["pump-6"]
     assert late["forecasts"] == pytest.approx(15 * 4, abs=2)
     assert late["baselines_left_out"] == "not asked for"
+    assert late["later"] is None
+
+
+def test_later_time_alone_is_told_beside_the_whole(
+    recording: Recording, forecaster: TransformerForecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plant here is too small for a later quarter of its own; given one, its scores are those of that time."""
+    start = START + timedelta(days=20)
+    monkeypatch.setattr("pm.evaluate.validation_start", lambda history, assets: start)
+    options: dict[str, Any] = {"every": timedelta(hours=6), "baseline": False}
+    whole = evaluate(recording, forecaster, rng=np.random.default_rng(0), **options)
+    late = evaluate(recording, forecaster, start=start + timedelta(hours=1), rng=np.random.default_rng(0), **options)
+    assert whole["later"]["start"] == start.isoformat()
+    for label, score in late["scores"][FORECASTER]["horizons"].items():
+        told = whole["later"]["scores"][FORECASTER][label]
+        assert told["forecasts"] == score["forecasts"]
+        assert told["pr_auc"]["value"] == pytest.approx(score["pr_auc"]["value"])
 
 
 def test_assets_seen_in_training_are_told(recording: Recording, forecaster: TransformerForecaster) -> None:
@@ -151,13 +211,17 @@ def test_wrong_wishes_are_refused(recording: Recording, forecaster: TransformerF
 def test_console_and_page_tell_the_same(evaluation: dict[str, Any], tmp_path: Path) -> None:
     console = Console(record=True, width=160, file=(tmp_path / "console").open("w"))
     console.print(table(evaluation))
+    console.print(alert_table(evaluation))
     text = console.export_text()
     value = evaluation["scores"][BOOSTING]["horizons"]["72h"]["pr_auc"]["value"]
     assert f"{value:.3f}" in text
+    false = evaluation["scores"][BOOSTING]["alerts"]["1"]["false_alerts_per_asset_month"]["value"]
+    assert f"{false:.3f}" in text
     write_html(evaluation, tmp_path / "evaluation.html")
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
     head = page[: page.index("<script")]
     assert f"{value:.3f}" in head
+    assert "Alerts for a budget" in head and f"{false:.3f}" in head
     assert 'data-figure="reliability"' in head
     assert 'data-figure="precision_recall"' in head
     assert BY_AGE in evaluation_page(evaluation)
