@@ -87,7 +87,7 @@ def fit_calibration(logits: Tensor, targets: Targets, failures: int, positions_p
 
     def maps() -> tuple[Tensor, Tensor]:
         """[PARTS] scales, [PARTS, K] shifts."""
-        stretch, common, own = moves.split([PARTS, modes, PARTS * modes])
+        stretch, common, own = moves.split([PARTS, modes, PARTS * modes])  # type: ignore[no-untyped-call]
         return stretch.exp(), common + own.view(PARTS, modes)
 
     optimiser = torch.optim.LBFGS([moves], max_iter=60, line_search_fn="strong_wolfe")

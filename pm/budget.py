@@ -196,7 +196,8 @@ def _lowest(false: NDArray[np.float64], loss: NDArray[np.float64], months: Any, 
     within = worst <= budget
     sure = within & (_bound(loss, months) <= budget)
     # The highest candidate raises nothing, so one is always within.
-    return np.asarray(np.argmax(np.where(sure.any(-1, keepdims=True), sure, within), axis=-1), np.int64)
+    lowest: NDArray[np.int64] = np.argmax(np.where(sure.any(-1, keepdims=True), sure, within), axis=-1)
+    return lowest
 
 
 def _check_shapes(p: NDArray[np.float64], times: NDArray[np.int64], failures: Sequence[ArrayLike]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from rich.table import Table
 
 from pm import charts, page
-from pm.evaluate import FORECASTER
 
 CURVES_AT = "72h"
 """The horizon whose curves are drawn."""
@@ -80,7 +79,8 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
             f"PR-AUC at 72 h is {abs(gap['value']):.3f} {word} {name}{interval}"
             + ("." if sure else "; the assets are too few to be sure of the sign.")
         )
-    error = evaluation["scores"][FORECASTER]["horizons"][CURVES_AT]
+    forecaster = next(iter(evaluation["scores"].values()))  # the baselines come after it
+    error = forecaster["horizons"][CURVES_AT]
     if error["calibration_floor"]["high"] is not None:
         low, high = error["calibration_floor"]["low"], error["calibration_floor"]["high"]
         within = "can be told from" if error["calibration_error"]["value"] > high else "cannot be told from"
