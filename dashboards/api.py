@@ -32,6 +32,7 @@ def _row(row: fleet.Row) -> dict[str, Any]:
         "model": row.asset.model,
         "state": row.state,
         "abstained": row.why_none or None,
+        "because": row.because or None,
         "p24": row.p24,
         "p48": row.p48,
         "p72": row.p72,

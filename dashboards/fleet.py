@@ -62,6 +62,11 @@ class Row:
         return self.forecast.abstained.value
 
     @property
+    def because(self) -> str:
+        """What is strange, where the forecast abstains from that."""
+        return self.forecast.because if self.forecast is not None else ""
+
+    @property
     def mode(self) -> str | None:
         return self.forecast.leading_mode() if self.forecast is not None else None
 

@@ -4,6 +4,7 @@ manifest.json         format, and the SHA-256 of the others
 model.json            schema, normaliser, architecture, calibration, thresholds, split, metrics, versions
 weights.safetensors   the network's weights
 model.onnx            the network for ONNX Runtime, where the model was trained with it
+reference.safetensors what a forecast is compared with: ranges and embeddings of training (`forecasting.reference`)
 samples.safetensors   some windows of validation assets, from which int8 forms take their ranges
 """
 
@@ -31,13 +32,14 @@ from torch import Tensor
 from forecasting.calibrate import Calibration
 from forecasting.features import Normaliser
 from forecasting.model import Architecture
+from forecasting.reference import Reference
 from forecasting.split import Split
 from forecasting.windows import FeatureSchema
 from pm.errors import ModelError
 
 FORMAT = 1
 MANIFEST, MODEL, WEIGHTS = "manifest.json", "model.json", "weights.safetensors"
-ONNX, SAMPLES = "model.onnx", "samples.safetensors"
+REFERENCE, ONNX, SAMPLES = "reference.safetensors", "model.onnx", "samples.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Artefact:
     """Alert threshold on the 72 h probability by alert budget."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    reference: Reference | None = field(default=None, repr=False)
+    """What a forecast is compared with; None in models of an older pm, which abstain from nothing strange."""
     onnx: bytes | None = field(default=None, repr=False)
     """The network as `forecasting.export.onnx_of` writes it. It follows from the rest: no say in the version."""
     samples: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -112,17 +116,22 @@ def load(folder: Path) -> Artefact:
     ):
         raise ModelError(f"{folder / MANIFEST}: not a model of format {FORMAT}; train one with this version of pm")
     contents = {}
-    for name in (MODEL, WEIGHTS, *sorted({ONNX, SAMPLES} & manifest["files"].keys())):
+    for name in (MODEL, WEIGHTS, *sorted({REFERENCE, ONNX, SAMPLES} & manifest["files"].keys())):
         contents[name] = _bytes(folder / name)
         if hashlib.sha256(contents[name]).hexdigest() != manifest["files"].get(name):
             raise ModelError(f"{folder / name}: does not match its SHA-256, so it is damaged; copy the model again")
     try:
         weights = read_weights(contents[WEIGHTS])
         samples = read_arrays(contents[SAMPLES]) if SAMPLES in contents else {}
-        read = _artefact(_json(folder / MODEL, contents[MODEL]), weights)
+        values = _json(folder / MODEL, contents[MODEL])
+        read = _artefact(values, weights)
+        if REFERENCE in contents:
+            read = replace(read, reference=Reference.of(read_arrays(contents[REFERENCE]), values["reference"]))
         return replace(read, onnx=contents.get(ONNX), samples=samples)
     except SafetensorError as error:
-        raise ModelError(f"{folder / WEIGHTS}: not safetensors ({error}); train the model anew") from None
+        raise ModelError(
+            f"{folder}: {WEIGHTS}, {REFERENCE} or {SAMPLES} is not safetensors ({error}); train the model anew"
+        ) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / MODEL}: lacks or misstates {error}; train the model anew") from None
 
@@ -148,9 +157,15 @@ def _contents(artefact: Artefact) -> dict[str, bytes]:
         "metrics": dict(artefact.metrics),
         "versions": dict(artefact.versions),
     }
+    if artefact.reference is not None:
+        values["reference"] = artefact.reference.as_json()
     text = json.dumps(values, sort_keys=True, indent=1, allow_nan=False)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(artefact.weights.items())}
-    return {MODEL: text.encode(), WEIGHTS: write_weights(weights)}
+    contents = {MODEL: text.encode(), WEIGHTS: write_weights(weights)}
+    if artefact.reference is not None:
+        arrays = sorted(artefact.reference.arrays().items())
+        contents[REFERENCE] = write_arrays({name: np.ascontiguousarray(array) for name, array in arrays})
+    return contents
 
 
 def _manifest(contents: Mapping[str, bytes]) -> bytes:

@@ -55,8 +55,8 @@ class NormalBehaviour:
             np.asarray(values["scale"], dtype=np.float64).reshape(groups, points),
         )
 
-    def residuals(self, normal: Floats, present: npt.NDArray[np.bool_], group: Ints) -> Floats:
-        """[N, P] what each point reads beyond its expectation, in spreads; zero where it was not read.
+    def residuals(self, normal: Floats, present: npt.NDArray[np.bool_], group: Ints, clip: np.float32 = CLIP) -> Floats:
+        """[N, P] what each point reads beyond its expectation, in spreads up to `clip`; zero where it was not read.
 
         normal: [N, P] normalised values, zero where missing, which is where a missing input is taken to stand.
         Sums run in a fixed order, term by term, so that a row's bits do not depend on the rows beside it.
@@ -70,7 +70,7 @@ class NormalBehaviour:
                 for term in range(TERMS):
                     expected += weights[:, point, 1 + place * TERMS + term][group] * terms[term][:, other]
             residual[:, point] = (normal[:, point] - expected) / scale[:, point][group]
-        return np.where(present, np.clip(residual, -CLIP, CLIP), np.float32(0.0))
+        return np.where(present, np.clip(residual, -clip, clip), np.float32(0.0))
 
 
 def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int) -> NormalBehaviour:

@@ -53,6 +53,10 @@ class Normaliser:
     regimes: Regimes
     behaviour: NormalBehaviour
 
+    def place(self, grid: Grid, rows: Ints) -> tuple[Ints, Ints]:
+        """[R] asset model and operating condition of these rows, as `centre` and `scale` number them."""
+        return _model_index(grid)[grid.asset_of[rows]], self.regimes.of(grid.values[rows])
+
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name).tolist() for name in _ARRAYS} | {
             "regimes": self.regimes.as_json(),
@@ -248,6 +252,21 @@ def _normal(
     normal = grid.values - centre.astype(np.float32)[group, condition]
     normal /= scale.astype(np.float32)[group, condition]
     return np.where(present, np.clip(normal, -CLIP, CLIP), np.float32(0.0)), present
+
+
+def standardised(grid: Grid, normaliser: Normaliser, rows: Ints) -> tuple[Floats, Floats, Ints]:
+    """[R, P] values and residuals of these rows as far as they go, not clipped, NaN where not read; [R] condition.
+
+    A residual is NaN, too, where a point is missing that it is told from.
+    """
+    group, condition = normaliser.place(grid, rows)
+    present = ~np.isnan(grid.values[rows])
+    value = grid.values[rows] - normaliser.centre.astype(np.float32)[group, condition]
+    value /= normaliser.scale.astype(np.float32)[group, condition]
+    normal = np.where(present, np.clip(value, -CLIP, CLIP), np.float32(0.0))
+    residual = normaliser.behaviour.residuals(normal, present, group, np.float32(np.inf))
+    told = present[:, normaliser.behaviour.inputs].all(axis=2) & present
+    return value, np.where(told, residual, np.float32(np.nan)), condition
 
 
 def _slow_width(schema: FeatureSchema) -> int:

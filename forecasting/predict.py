@@ -15,6 +15,7 @@ import torch
 from forecasting import checkpoint, explain, survival
 from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
+from forecasting.familiar import levels_of
 from forecasting.features import features_of
 from forecasting.model import network_of
 from forecasting.runtimes import BATCH, Choice, Runtime, choose
@@ -32,7 +33,8 @@ SAMPLES = 32
 class ForecastTable:
     """Forecasts of several assets at many times, columnar, sorted by asset and time.
 
-    Rows for which there was nothing to go by (no reading in the window) hold NaN.
+    Rows for which there was nothing to go by (no reading in the window, or inputs of another kind than those of
+    training) hold NaN.
     """
 
     assets: tuple[str, ...]
@@ -100,7 +102,8 @@ class TransformerForecaster:
     def forecast(self, history: History, at: datetime) -> list[Forecast]:
         """One forecast per asset of `history.assets`, as known at `at`; whatever is dated later is not looked at.
 
-        An asset without any reading in the window abstains.
+        An asset without any reading in the window abstains, and so does one whose inputs are of another kind than those
+        of training (`forecasting.familiar`).
         """
         schema = self.artefact.schema
         grid = grid_before(history, schema, at, schema.lookback_steps)
@@ -108,7 +111,9 @@ class TransformerForecaster:
         window = grid.observed.reshape(-1, schema.lookback_steps)[:, -schema.context :]
         seen = np.asarray(window.any(axis=1))
         rows = iter(range(len(ends)))
-        hazard, by_mode, rul = self._numbers(self._resident(grid, ends), ends[seen])
+        resident = self._resident(grid, ends)
+        hazard, by_mode, rul, strange = self._numbers(grid, ends[seen], resident)
+        because = self._why_strange(grid, ends[seen], resident, np.flatnonzero(strange))
         modes = schema.failure_modes
         forecasts = []
         for asset, known in zip(history.assets, seen, strict=True):
@@ -117,6 +122,18 @@ class TransformerForecaster:
                 forecasts.append(Forecast(asset.name, at, self._version, abstained=why, step_hours=schema.step_hours))
                 continue
             row = next(rows)
+            if strange[row]:
+                forecasts.append(
+                    Forecast(
+                        asset.name,
+                        at,
+                        self._version,
+                        abstained=Abstention.UNSEEN_CONDITION,
+                        because=because[row],
+                        step_hours=schema.step_hours,
+                    )
+                )
+                continue
             forecasts.append(
                 Forecast(
                     asset=asset.name,
@@ -182,8 +199,8 @@ class TransformerForecaster:
                 (grid.step_of % max(1, every_us // step_us) == 0) & (grid.times_us >= low) & (grid.times_us <= high)
             )
             report = None if progress is None else _share_of(progress, number, len(phases))
-            numbers = self._numbers(self._resident(grid, rows), rows, report)
-            unseen = ~_seen_within(grid, rows)
+            *numbers, strange = self._numbers(grid, rows, self._resident(grid, rows), report)
+            unseen = ~_seen_within(grid, rows) | strange
             for values in numbers:
                 values[unseen] = np.nan
             parts.append((grid.asset_of[rows], grid.times_us[rows], *numbers))
@@ -226,13 +243,14 @@ class TransformerForecaster:
         return Resident(grid, features_of(grid, self.artefact.normaliser, ends), device=self._device)
 
     def _numbers(
-        self, resident: Resident, ends: Ints, progress: Callable[[float], None] | None = None
-    ) -> tuple[Doubles, Doubles, Doubles]:
-        """Hazard [n, H], probability by mode [n, K] and remaining hours [n] of the windows that end with these rows."""
+        self, grid: Grid, ends: Ints, resident: Resident, progress: Callable[[float], None] | None = None
+    ) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.bool_]]:
+        """Hazard [n, H], probability by mode [n, K] and remaining hours [n] of the windows that end with these rows,
+        and [n] whether their inputs are strange, which makes the numbers worthless."""
         sizes, schema = self.artefact.architecture, self.artefact.schema
         hazard = np.empty((len(ends), sizes.horizon))
         by_mode = np.empty((len(ends), sizes.modes))
-        rul = np.empty(len(ends))
+        rul, strange = np.empty(len(ends)), np.zeros(len(ends), dtype=bool)
         chunk = 64 * BATCH
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
@@ -241,9 +259,22 @@ class TransformerForecaster:
             place = slice(begin, begin + len(part))
             hazard[place], by_mode[place] = hazards.sum(axis=-1), survival.cumulative_incidence(hazards)
             rul[place] = np.clip(said.life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+            if self.artefact.reference is not None:
+                levels = levels_of(grid, self.artefact.normaliser, part)
+                strange[place] = self.artefact.reference.familiar.strange(levels, said.embedding)
             if progress is not None:
                 progress((begin + len(part)) / len(ends))
-        return hazard, by_mode, rul
+        return hazard, by_mode, rul, strange
+
+    def _why_strange(self, grid: Grid, ends: Ints, resident: Resident, strange: Ints) -> dict[int, str]:
+        """In words, by their place among `ends`, what is strange about those that are."""
+        reference = self.artefact.reference
+        if reference is None or not len(strange):
+            return {}
+        rows = ends[strange]
+        embedding = self.runtime.answer(_windows_of(resident, rows), len(rows)).embedding
+        words = reference.familiar.why(grid, self.artefact.normaliser, rows, embedding)
+        return dict(zip(strange.tolist(), words, strict=True))
 
 
 def load(folder: Path, *, device: str = "cpu", runtime: Choice = "auto") -> TransformerForecaster:

@@ -24,6 +24,7 @@ from forecasting.mapped import features_within
 from forecasting.model import Architecture, HazardTransformer, Network, joined_weights, member_weights, network_of
 from forecasting.precision import Precision, choose_device
 from forecasting.profiling import profiled
+from forecasting.reference import Slice, fit_reference
 from forecasting.resume import SnapshotFile
 from forecasting.split import Split
 from forecasting.windows import FeatureSchema, Grid, Ints, grid_of
@@ -155,12 +156,20 @@ def fit(
     best.load_state_dict(joined_weights([network.state_dict() for network, _ in members]))
     epochs = [epoch for _, own in members for epoch in own]
     calibration = _calibrate(best, validation, validation_labels, judged)
+    reference, unfamiliar = fit_reference(
+        best,
+        normaliser,
+        Slice(grid, resident, labels, np.flatnonzero(grid.observed)),
+        Slice(validation_grid, validation, validation_labels, judged),
+        before=None if start_from is None else start_from.reference,
+    )
     metrics = {
         "validation_nll": validation_nll(best, validation, judged, precision),
         "base_nll": _base_nll(base, validation, judged),
         "training_failures": float(failures_in(labels)),
         "validation_failures": float(failures_in(validation_labels, judged)),
         "epochs": float(len(epochs)),
+        **unfamiliar,
     }
     assets = [asset.name for asset in history.assets]
     end_us = max(int(grid.end_us.max()), int(validation_grid.end_us.max()))
@@ -171,6 +180,7 @@ def fit(
         architecture=sizes,
         weights={key: tensor.detach().cpu().clone() for key, tensor in best.state_dict().items()},
         calibration=calibration,
+        reference=reference,
         split=Split(
             tuple(a for a in assets if a in set(train_assets)),
             tuple(a for a in assets if a in set(validation_assets)),

@@ -186,6 +186,7 @@ class Abstention(StrEnum):
     STALE = "stale"
     OFF = "off"
     UNSEEN_CONDITION = "unseen condition"
+    """The inputs are of another kind than those that the model was trained on; `Forecast.because` says which."""
     TOO_LITTLE_HISTORY = "too little history"
 
 
@@ -216,6 +217,8 @@ class Forecast:
     """Cumulative incidence within the horizon, by failure mode; sums to the probability at the horizon."""
     rul_hours: float | None = None
     """Expected remaining life in hours, capped as the model says."""
+    because: str = ""
+    """What is strange, where it abstains from that: the points and what they read."""
 
     def probability(self, hours: float = HORIZON_HOURS) -> float | None:
         """P(failure within `hours` after `time`); None when abstained. `hours` is rounded down to whole steps."""

@@ -44,5 +44,6 @@ def forecast_json(forecast: Forecast) -> dict[str, Any]:
         "failure_modes": dict(forecast.mode_probability),
         "rul_hours": forecast.rul_hours,
         "abstained": None if forecast.abstained is None else forecast.abstained.value,
+        "because": forecast.because or None,
         "model": forecast.model,
     }

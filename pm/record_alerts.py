@@ -270,7 +270,7 @@ def _forecast_row(issued: Forecast) -> dict[str, Any]:
         "asset": issued.asset,
         "at_us": to_us(issued.time),
         "model": issued.model,
-        "abstained": issued.abstained and issued.abstained.value,
+        "abstained": issued.abstained and ": ".join(filter(None, (issued.abstained.value, issued.because))),
         "step_hours": issued.step_hours,
         "hazard": np.asarray(issued.hazard, "<f8").tobytes(),
         "modes": json.dumps(dict(issued.mode_probability)),
@@ -279,11 +279,13 @@ def _forecast_row(issued: Forecast) -> dict[str, Any]:
 
 
 def _forecast(row: Row[Any]) -> Forecast:
+    why, _, because = (row.abstained or "").partition(": ")
     return Forecast(
         asset=row.asset,
         time=from_us(row.at_us),
         model=row.model,
-        abstained=Abstention(row.abstained) if row.abstained else None,
+        abstained=Abstention(why) if why else None,
+        because=because,
         step_hours=row.step_hours,
         hazard=tuple(np.frombuffer(row.hazard, "<f8").tolist()),
         mode_probability=json.loads(row.modes),

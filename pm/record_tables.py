@@ -70,7 +70,7 @@ forecast = sa.Table(
     sa.Column("asset", sa.Text, primary_key=True),
     sa.Column("at_us", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("model", sa.Text, nullable=False),
-    sa.Column("abstained", sa.Text),
+    sa.Column("abstained", sa.Text),  # the reason, and after ": " what is strange
     sa.Column("step_hours", sa.Double, nullable=False),
     sa.Column("hazard", sa.LargeBinary, nullable=False),  # little-endian float64, one a step
     sa.Column("modes", sa.Text, nullable=False),  # JSON object

@@ -107,6 +107,7 @@ def forecast_table(forecasts: Sequence[Forecast], failure_modes: Sequence[str]) 
         **{f"p72_{mode}": column([f.mode_probability.get(mode, 0.0) for f in issued]) for mode in failure_modes},
         "rul_hours": column([f.rul_hours for f in issued]),
         "abstained": pa.array([None if f.abstained is None else f.abstained.value for f in forecasts], pa.string()),
+        "because": pa.array([f.because or None for f in forecasts], pa.string()),
         "model": pa.array([f.model for f in forecasts], pa.string()),
     }
     return pa.table(columns)

@@ -271,6 +271,7 @@ def test_a_model_comes_back_from_disk_with_the_same_bits(plant, forecaster, tmp_
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
         "manifest.json",
         "model.json",
+        "reference.safetensors",
         "weights.safetensors",
     ]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -289,7 +290,7 @@ def test_an_existing_folder_is_not_overwritten(forecaster, tmp_path):
         checkpoint.save(forecaster.artefact, tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "model.json", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["manifest.json", "model.json", "weights.safetensors", "reference.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_model_is_refused_with_the_file_named(forecaster, tmp_path, name, damage):
     checkpoint.save(forecaster.artefact, tmp_path / "model")

@@ -63,6 +63,7 @@ def test_an_assessment_is_kept_whole_and_exactly(records: Records) -> None:
     issued = (
         forecast("pump-1"),
         Forecast(asset="pump-2", time=T0, model="v1@abc", abstained=Abstention.STALE),
+        Forecast("pump-3", T0, "v1@abc", Abstention.UNSEEN_CONDITION, because="heat reads 140: 57 to 70 in training"),
     )
     policy = {"pump-1": PolicyState(2, 0, True, None), "pump-2": PolicyState(0, 3, False, 1_700_000_000_000_001)}
     new = raised()

@@ -82,6 +82,7 @@ def test_forecasts_are_laid_out_as_the_contract_says(replayed: tuple[Path, dict[
         "p72_seal": pa.float64(),
         "rul_hours": pa.float64(),
         "abstained": pa.string(),
+        "because": pa.string(),
         "model": pa.string(),
     }
 

@@ -230,7 +230,7 @@ def forecast(
 def _forecast_text(row: dict[str, Any]) -> str:
     head = f"{row['asset']:<18} {row['time'][:16]}Z"
     if row["abstained"]:
-        return f"{head}  no forecast: {row['abstained']}"
+        return f"{head}  no forecast: {row['abstained']}" + (f" ({row['because']})" if row["because"] else "")
     text = (
         f"{head}  24 h {row['p24']:6.1%}  48 h {row['p48']:6.1%}  72 h {row['p72']:6.1%}  {row['failure_mode'] or ''}"
     )

@@ -1,0 +1,121 @@
+"""What a trained model compares a forecast with: inputs that are familiar to it, kept with it as arrays and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecasting.batches import Resident, Windows
+from forecasting.familiar import CHUNK, Familiar, fit_familiar, levels_of
+from forecasting.features import Normaliser
+from forecasting.inference import outlooks
+from forecasting.labels import Labels
+from forecasting.model import Network
+from forecasting.windows import Grid, Ints
+
+SAMPLED = 1024
+"""Windows that embeddings are compared with, and as many of those before failures."""
+HIDING = 4
+"""In every so-manieth of them one point is hidden: a lost sensor is no stranger to the network."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of a grid with their features and what followed them."""
+
+    grid: Grid
+    resident: Resident
+    labels: Labels
+    rows: Ints
+    """Those that count, each the end of a window that holds a reading."""
+
+    @property
+    def failing(self) -> npt.NDArray[np.bool_]:
+        """[rows] whether a failure follows within the horizon."""
+        return np.asarray(self.labels.event_bin[self.rows] >= 0)
+
+    def sampled(self, count: int) -> Slice:
+        """Rows spread evenly over all of them, and over those before failures."""
+        chosen = np.concatenate([_thinned(self.rows, count), _thinned(self.rows[self.failing], count)])
+        return replace(self, rows=np.unique(chosen))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a forecast is compared with."""
+
+    familiar: Familiar
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return dict(self.familiar.arrays())
+
+    def as_json(self) -> dict[str, Any]:
+        return {"familiar": self.familiar.as_json()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], values: Mapping[str, Any]) -> Reference:
+        """Back from `arrays` and `as_json`. Raises KeyError for what is missing."""
+        return cls(Familiar.of(arrays, values["familiar"]))
+
+
+def fit_reference(
+    network: Network, normaliser: Normaliser, training: Slice, judged: Slice, before: Reference | None = None
+) -> tuple[Reference, dict[str, float]]:
+    """What `network` is to compare forecasts with, and how many judged windows would be strange to it.
+
+    training: every row that was learned from; judged: rows of the validation slice. before: of the model that
+    training went on from.
+    """
+    learned, shown = training.sampled(SAMPLED), judged.sampled(SAMPLED)
+    embedding = _embeddings(network, learned)
+    seen = _embeddings(network, shown)
+    patches = training.rows[:: max(1, training.grid.schema.patch // 2)]
+    familiar = fit_familiar(
+        [
+            levels_of(training.grid, normaliser, patches[begin : begin + CHUNK])
+            for begin in range(0, len(patches), CHUNK)
+        ],
+        embedding,
+        learned.failing,
+        judged=levels_of(judged.grid, normaliser, judged.rows),
+        judged_failing=judged.failing,
+        seen=seen,
+        seen_failing=shown.failing,
+        before=None if before is None else before.familiar,
+    )
+    strange = familiar.strange(levels_of(shown.grid, normaliser, shown.rows), seen)
+    facts = {"validation_unfamiliar": float(strange.mean())}
+    if shown.failing.any():
+        facts["validation_unfamiliar_before_failure"] = float(strange[shown.failing].mean())
+    return Reference(familiar), facts
+
+
+def _embeddings(network: Network, part: Slice) -> npt.NDArray[np.float64]:
+    def windows(chosen: Ints) -> Windows:
+        return _hiding(part.resident.windows(part.rows[chosen], last=True), chosen, len(part.grid.schema.points))
+
+    return outlooks(network, windows, len(part.rows))[2]
+
+
+def _hiding(windows: Windows, numbers: Ints, points: int) -> Windows:
+    """The windows with one point made missing in every `HIDING`th, each point in its turn."""
+    if not points:
+        return windows
+    kept = np.ones((len(numbers), points), dtype=np.float32)
+    hidden = np.flatnonzero(numbers % HIDING == 0)
+    kept[hidden, numbers[hidden] // HIDING % points] = 0.0
+    mask = torch.from_numpy(kept).to(windows.steps.device)[:, None]
+    steps, summary = windows.steps.clone(), windows.summary.clone()
+    steps[..., : 3 * points] *= mask.repeat(1, 1, 3)
+    blocks = summary.shape[-1] // points
+    summary[..., : blocks * points] *= mask.repeat(1, 1, blocks)
+    return replace(windows, steps=steps, summary=summary)
+
+
+def _thinned(rows: Ints, count: int) -> Ints:
+    return rows[:: max(1, -(-len(rows) // count))]
