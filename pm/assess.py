@@ -144,18 +144,29 @@ class Assessor:
         )
         return self._tell(at, forecasts, touched, changes)
 
-    def _history(self, at: datetime) -> History:
-        assets = self._register.assets()
-        names = [asset.name for asset in assets]
+    def again(self, at: datetime, assets: Sequence[str]) -> list[Forecast]:
+        """What would be forecast of these assets at a past time from what is stored by now. Nothing is recorded."""
+        return self._forecasts(self._history(at, assets), at)
+
+    @property
+    def reach(self) -> timedelta:
+        """How far back readings matter to a forecast or to whether there is one."""
         limits = quality.Limits.of(self._assess, self._plant.interval)
         # An interval more, because a reading just as old as a limit allows must still be found.
-        reach = max(self.forecaster.lookback, limits.off_after, limits.stale_after) + self._plant.interval
+        return max(self.forecaster.lookback, limits.off_after, limits.stale_after) + self._plant.interval
+
+    def _history(self, at: datetime, only: Sequence[str] | None = None) -> History:
+        assets = self._register.assets()
+        if only is not None:
+            wanted = frozenset(only)
+            assets = tuple(asset for asset in assets if asset.name in wanted)
+        names = [asset.name for asset in assets]
         return History(
             interval=self._plant.interval,
             points=self._register.points(),
             failure_modes=self._register.failure_modes(),
             assets=assets,
-            readings=self._store.readings(at - reach, at, names),
+            readings=self._store.readings(at - self.reach, at, names),
             events=self._store.events(EARLIEST, at, names),
         )
 

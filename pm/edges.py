@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from connectors.spool import Spool
     from forecasting.predict import TransformerForecaster
     from pm.ingest import IngestCounts
+    from pm.reassess import LateWatch
     from pm.records import Records
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,15 @@ def retry_dead_letters(
         forget=records.delete_dead_letters,
         max_future=config.ingest.max_future if config.clock.source == "wall" else None,
     )
-    ingest = Ingest(feed, store, records, section=config.ingest, now_us=wall_us, assets=records)
+    ingest = Ingest(
+        feed,
+        store,
+        records,
+        section=config.ingest,
+        now_us=wall_us,
+        assets=records,
+        late=late_watch(config, records),
+    )
     while feed.waiting:
         if not ingest.step():
             raise StoreUnavailable(f"{ingest.counts.trouble}; the dead letters are kept, try again later")
@@ -225,6 +234,14 @@ def local_broker(section: MqttSection) -> MqttSection:
 def present(config: Config, records: Records) -> datetime:
     """Plant time now; the machine's clock where the feed has told nothing yet."""
     return plant_clock(config, records).now() or wall_now()
+
+
+def late_watch(config: Config, records: Records) -> LateWatch:
+    """What ingest tells of everything stored, so that forecasts are looked at again for what came late."""
+    from pm.reassess import LateWatch
+
+    by_wall = config.clock.source == "wall"
+    return LateWatch(records, plant_clock(config, records), lambda: wall_now() if by_wall else present(config, records))
 
 
 def plant_clock(config: Config, records: Records) -> Clock:

@@ -19,7 +19,17 @@ from pm.condition import Condition
 from pm.config import IngestSection
 from pm.domain import from_us
 from pm.errors import PmError, RowsRefused, StoreError, StoreUnavailable
-from pm.ports import AssetSink, DeadLetters, Delivery, DeliverySpool, Feed, IngestObserver, ReadingStore, Reject
+from pm.ports import (
+    AssetSink,
+    DeadLetters,
+    Delivery,
+    DeliverySpool,
+    Feed,
+    IngestObserver,
+    LateSink,
+    ReadingStore,
+    Reject,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +125,14 @@ class Ingest:
         assets: AssetSink | None = None,
         watermark: Watermark | None = None,
         spool: DeliverySpool | None = None,
+        late: LateSink | None = None,
         observers: Sequence[IngestObserver] = (),
     ) -> None:
         """now_us: the machine's clock in microseconds, for the lag alone. assets: told of each asset's first message.
 
         watermark: told of the feed's clock messages, once all that came before is stored. spool: where batches are kept
-        while the store is away; None to leave them with the feed. observers: told of each batch that is stored.
+        while the store is away; None to leave them with the feed. late: told of what is stored, before it is
+        acknowledged. observers: told of each batch that is stored.
         """
         self.feed = feed
         self.condition = Condition(feed.name)
@@ -132,6 +144,7 @@ class Ingest:
         self._assets = assets
         self._watermark = watermark
         self._spool = spool
+        self._late = late
         self._observers = tuple(observers)
         self._taken = 0
         self._next_drain = 0.0
@@ -249,6 +262,8 @@ class Ingest:
         started = time.perf_counter()
         refused = self._write(batch)
         seconds = time.perf_counter() - started
+        if self._late is not None:
+            self._late.note(batch)
         rejects = [*(reject for delivery in batch for reject in delivery.rejects), *refused]
         if rejects:
             self._dead_letters.add_dead_letters(rejects)

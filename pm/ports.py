@@ -185,6 +185,16 @@ class DeadLetters(Protocol):
         """Keep these; durable when it returns. Raises a retryable `PmError` when it cannot now."""
 
 
+class LateSink(Protocol):
+    """Learns what was stored after an assessment that would have seen it."""
+
+    def note(self, deliveries: Sequence[Delivery]) -> None:
+        """Called when these are stored and before they are acknowledged; durable when it returns.
+
+        Raises a retryable `PmError` when it cannot now.
+        """
+
+
 class DeliverySpool(Protocol):
     """Deliveries on durable ground while the store is away, in order. Used by one thread."""
 

@@ -82,7 +82,7 @@ class AlertRecords:
             if not insert_new(connection, assessment, summary):
                 return ()
             ensure_assets(connection, [f.asset for f in forecasts])
-            replace_rows(connection, forecast, [_forecast_row(f) for f in forecasts])
+            replace_rows(connection, forecast, [forecast_row(f) for f in forecasts])
             replace_rows(connection, policy_state, [_policy_row(name, state) for name, state in policy.items()])
             told = {}
             for change in changes:
@@ -108,7 +108,7 @@ class AlertRecords:
             .order_by(asset.c.number)
         )
         with self._database.read() as connection:
-            return [_forecast(row) for row in connection.execute(query)]
+            return [forecast_of(row) for row in connection.execute(query)]
 
     def forecast_history(self, name: str, start: datetime, end: datetime) -> list[Forecast]:
         """Forecasts of one asset issued at start < time <= end, oldest first."""
@@ -118,7 +118,7 @@ class AlertRecords:
             .order_by(forecast.c.at_us)
         )
         with self._database.read() as connection:
-            return [_forecast(row) for row in connection.execute(query)]
+            return [forecast_of(row) for row in connection.execute(query)]
 
     def prune_forecasts(self, before: datetime) -> int:
         """Delete forecasts issued before a time; returns how many. Assessments and alerts stay."""
@@ -265,7 +265,8 @@ def _policy_row(name: str, state: PolicyState) -> dict[str, Any]:
     }
 
 
-def _forecast_row(issued: Forecast) -> dict[str, Any]:
+def forecast_row(issued: Forecast) -> dict[str, Any]:
+    """The columns of a forecast."""
     return {
         "asset": issued.asset,
         "at_us": to_us(issued.time),
@@ -278,7 +279,8 @@ def _forecast_row(issued: Forecast) -> dict[str, Any]:
     }
 
 
-def _forecast(row: Row[Any]) -> Forecast:
+def forecast_of(row: Row[Any]) -> Forecast:
+    """The forecast of a row of `forecast`, or of a table with its columns."""
     why, _, because = (row.abstained or "").partition(": ")
     return Forecast(
         asset=row.asset,

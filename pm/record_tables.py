@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """Revision of the migrations that makes exactly these tables."""
 
 metadata = sa.MetaData()
@@ -175,6 +175,50 @@ dead_letter = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("received_us", sa.BigInteger, nullable=False),
+    sa.Column("feed", sa.Text, nullable=False, server_default=""),
+)
+
+letter_journal = sa.Table(
+    "letter_journal",
+    metadata,
+    sa.Column("number", _Number, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text),  # null: on the command line
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("letters", sa.Integer, nullable=False),
+    sa.Column("gone", sa.Integer, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+)
+
+late = sa.Table(
+    "late",
+    metadata,
+    sa.Column("asset", sa.Text, primary_key=True),
+    sa.Column("first_us", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
+    sa.Column("came_us", sa.BigInteger, nullable=False),
+    sa.Column("lasting", sa.Boolean, nullable=False),
+    # Counts what came late, so that what comes while forecasts are revised is not forgotten with what was there before.
+    sa.Column("stamp", sa.BigInteger, nullable=False),
+)
+
+revision = sa.Table(
+    "revision",
+    metadata,
+    sa.Column("asset", sa.Text, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("abstained", sa.Text),
+    sa.Column("step_hours", sa.Double, nullable=False),
+    sa.Column("hazard", sa.LargeBinary, nullable=False),  # as in forecast
+    sa.Column("modes", sa.Text, nullable=False),
+    sa.Column("rul_hours", sa.Double),
+    sa.Column("first_us", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
+    sa.Column("came_us", sa.BigInteger, nullable=False),
+    sa.Column("lasting", sa.Boolean, nullable=False),
+    sa.Column("revised_us", sa.BigInteger, nullable=False),
+    sa.Index("revision_by_time", "at_us"),
 )
 
 secret = sa.Table(

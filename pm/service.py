@@ -19,6 +19,7 @@ from pm.edges import (
     LOOPBACK,
     Champion,
     feeds,
+    late_watch,
     local_broker,
     open_records,
     open_spool,
@@ -174,6 +175,7 @@ class Service:
                 assets=self.records,
                 watermark=watermark,
                 spool=spool,
+                late=late_watch(self.config, self.records),
                 observers=[self.metrics.observer(feed.name), *([self._observer] if self._observer else [])],
             )
             self.metrics.follow(ingest)
@@ -212,6 +214,7 @@ class Service:
 
     def _prune(self, at: datetime) -> None:
         self.records.prune_forecasts(at - self.config.records.keep_forecasts)
+        self.records.prune_revisions(at - self.config.records.keep_forecasts)
         section = self.config.store
         if section.kind == "embedded" and section.retention is not None:
             from connectors.embedded import EmbeddedStore
@@ -328,6 +331,7 @@ class AssessmentJob:
     def __call__(self, at: datetime) -> None:
         from connectors.mqtt_notifier import MqttNotifier
         from pm.assess import Assessor
+        from pm.reassess import begin, reassess
 
         service = self._service
         forecaster = service.champion.present()
@@ -348,7 +352,9 @@ class AssessmentJob:
                 notifiers=[MqttNotifier(self._publisher)] if self._publisher is not None else [],
             )
         self._assessor.forecaster = forecaster
+        begin(service.records, at)
         self._assessor.assess(at)
+        reassess(self._assessor, service.records, at)
 
 
 def run(

@@ -18,8 +18,11 @@ import pandas as pd
 import pytest
 
 from connectors import recordings
+from connectors.mqtt_publisher import MqttPublisher
+from connectors.payloads import encode_clock, encode_readings
 from pm import archive, config, edges, live
-from pm.domain import EARLIEST, LATEST
+from pm.domain import EARLIEST, LATEST, Reading, from_us, to_us
+from pm.lateness import Late
 from pm.replay import replay
 from pm.service import Service
 from pm.simulate import PlantSettings, simulate
@@ -101,6 +104,8 @@ def test_a_published_recording_ends_in_the_same_readings_and_alerts_as_a_direct_
         stored = service.store.readings(EARLIEST, LATEST)
         events = service.store.events(EARLIEST, LATEST)
         raised = {alert.id: alert for alert in service.records.alerts()}
+        assert service.records.late() == [], "a feed whose clock follows its readings brings nothing late"
+        _bring_late(service, names[0], end)
     points = [point.name for point in later.history.points]
     pd.testing.assert_frame_equal(stored[["time", "asset", *points]], later.history.readings)
     pd.testing.assert_frame_equal(events, later.history.events)
@@ -112,6 +117,25 @@ def test_a_published_recording_ends_in_the_same_readings_and_alerts_as_a_direct_
         assert row["cause"] == alert.cause
         cleared = alert.cleared_at and pd.Timestamp(row["cleared_at"])
         assert cleared == alert.cleared_at
+
+
+def _bring_late(service: Service, asset: str, end: datetime) -> None:
+    """A reading that a running service hears of five hours late: what it touches is revised, and nothing rewritten."""
+    issued = service.records.forecast_history(asset, EARLIEST, end)
+    (before,) = service.store.readings(end - timedelta(hours=1), end, [asset]).to_dict("records")
+    values = {point: 3.0 * value for point, value in before.items() if isinstance(value, float) and value == value}
+    late = Reading(asset, to_us(end - timedelta(hours=5, minutes=-1)), values)
+    publisher = MqttPublisher(service.mqtt)
+    publisher.open()
+    publisher.publish(f"plant/{asset}/readings", encode_readings([late]))
+    publisher.publish(service.config.clock.topic, encode_clock(to_us(end + timedelta(hours=1))))
+    publisher.close()
+    wait_until(lambda: service.records.last_assessment() == end + timedelta(hours=1), "the assessment after it", 60)
+    wait_until(lambda: bool(service.records.revisions(asset, EARLIEST, end)), "the revisions", 60)
+    revised = service.records.revisions(asset, EARLIEST, end)
+    assert all(end - timedelta(hours=5) < one.forecast.time for one in revised)
+    assert {one.late for one in revised} == {Late(asset, from_us(late.time_us), from_us(late.time_us), end)}
+    assert service.records.forecast_history(asset, EARLIEST, end) == issued
 
 
 def test_pm_run_serves_publishes_and_stops_in_order(
