@@ -7,7 +7,6 @@ written in fewer, larger operators, because at batch 1 an operator costs as much
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -20,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
 from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
 from forecasting.features import Normaliser, features_of
-from forecasting.model import Attention, Network, network_of
+from forecasting.model import Network, network_of
+from forecasting.served import Served
 from forecasting.windows import FeatureSchema, Grid
 from pm.domain import Asset
 from pm.errors import ModelError
@@ -110,78 +109,6 @@ class Answer:
 OUTPUTS = tuple(field.name for field in fields(Answer))
 
 
-class Served(nn.Module):
-    """A network in its serving form: the tensors of `Windows` in, those of `Answer` out."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = _lean(copy.deepcopy(network).cpu().float().eval().requires_grad_(False))
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outlook = self.network(Windows(*tensors), last=True)
-        return outlook.logits[:, 0], outlook.rul[:, 0], outlook.embedding[:, 0]
-
-
-class LeanAttention(nn.Module):
-    """`Attention` with the scale folded into the query's weights, queries and keys turned in one piece, and, for the
-    last token alone, no query of any other token."""
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        width = attention.out.in_features
-        self.heads, self.size = attention.heads, width // attention.heads
-        q, k, v = torch.split(attention.qkv.weight, width)
-        self.query = _linear(q * self.size**-0.5)
-        self.query_key = _linear(torch.cat([q * self.size**-0.5, k]))
-        self.key, self.value = _linear(k), _linear(v)
-        self.out = attention.out
-
-    def forward(self, x: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor, last: bool) -> Tensor:
-        batch, length, width = x.shape
-        cosine, sine = cosine[:, None], sine[:, None]
-        if last:
-            q = _turned(self.query(x[:, -1:]).view(batch, 1, self.heads, self.size), cosine[-1:], sine[-1:])
-            k = _turned(self.key(x).view(batch, length, self.heads, self.size), cosine, sine)
-            mask = mask[:, :, -1:]
-        else:
-            both = _turned(self.query_key(x).view(batch, length, 2 * self.heads, self.size), cosine, sine)
-            q, k = torch.split(both, self.heads, dim=2)
-        v = self.value(x).view(batch, length, self.heads, self.size)
-        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) + torch.where(mask, 0.0, -1e9)
-        mixed = scores.softmax(dim=-1) @ v.transpose(1, 2)
-        return self.out(mixed.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
-
-
-class LeanGelu(nn.Module):
-    """The exact GELU in the order of operators that ONNX Runtime knows as one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (torch.erf(x / 2.0**0.5) + 1.0) * 0.5
-
-
-def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions on [B, T, heads, D] with angles [T, 1, D / 2]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    return linear
-
-
-def _lean(module: Any) -> Any:
-    for name, child in module.named_children():
-        if isinstance(child, Attention):
-            setattr(module, name, LeanAttention(child))
-        elif isinstance(child, nn.GELU):
-            setattr(module, name, LeanGelu())
-        else:
-            _lean(child)
-    return module
-
-
 def blank_windows(schema: FeatureSchema, normaliser: Normaliser, count: int = 2) -> Windows:
     """Windows of assets that were never read: in their shapes, what a model of this schema is given in service."""
     none, rows = np.empty(0, np.int64), schema.context * count
@@ -207,7 +134,8 @@ def onnx_of(network: Network, example: Windows) -> bytes:
     tensors = tuple(getattr(example, name).cpu() for name in INPUTS)
     batch = torch.export.Dim("batch", min=1, max=65_536)
     with _quiet(), torch.no_grad():
-        exported = torch.export.export(Served(network), tensors, dynamic_shapes=(tuple({0: batch} for _ in tensors),))
+        served = Served(network, example.alive.shape[1])
+        exported = torch.export.export(served, tensors, dynamic_shapes=(tuple({0: batch} for _ in tensors),))
         program: Any = torch.onnx.export(
             exported,
             dynamo=True,
@@ -277,7 +205,7 @@ def int8_of(model: bytes, samples: Mapping[str, Array]) -> bytes:
             target,
             Samples(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=_kept(model),
             per_channel=True,
             activation_type=QuantType.QInt8,
@@ -294,7 +222,7 @@ def _kept(model: bytes) -> list[str]:
 
     graph = onnx.load_from_string(model).graph
     constants = {tensor.name for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul"]
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:

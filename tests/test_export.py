@@ -10,12 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
-from forecasting import checkpoint, explain
+from forecasting import checkpoint, explain, model
 from forecasting.batches import Windows
-from forecasting.export import INPUTS, PORTABLE, Served, blank_windows, int8_of, onnx_of_artefact, operators
-from forecasting.model import HazardTransformer
+from forecasting.export import INPUTS, PORTABLE, blank_windows, int8_of, onnx_of_artefact, operators
+from forecasting.model import Architecture, HazardTransformer
 from forecasting.predict import TransformerForecaster, load
 from forecasting.runtimes import BATCH, OnnxRuntime, arrays_of
+from forecasting.served import Served
 from forecasting.train import fit
 from forecasting.windows import schema_of
 from pm.cli import main
@@ -63,9 +64,36 @@ def test_the_serving_form_says_what_the_network_says(plain, windows):
     network = network_of(plain)
     with torch.no_grad():
         outlook = network(windows, last=True)
-        logits, life = Served(network)(*(getattr(windows, name) for name in INPUTS))[:2]
+        said = Served(network, windows.alive.shape[1])(*(getattr(windows, name) for name in INPUTS))
+    logits, life, embedding = said
     torch.testing.assert_close(logits, outlook.logits[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(life, outlook.rul[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedding, outlook.embedding[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"members": 2}, {"summary_columns": 0}, {"slow_columns": 0}, {"layers": 1}], ids=str
+)
+def test_whatever_the_network_its_serving_form_says_the_same(sizes):
+    torch.manual_seed(0)
+    whole = Architecture(4, 14, 3, 2, 4, 6, 2, width=16, layers=2, heads=2, dropout=0.1, summary_columns=5)
+    whole = replace(whole, **sizes)
+    network = model.network_of(whole).eval()
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    presence = torch.rand(6, 40, 4) > 0.3
+    presence[1, :, 2] = False
+    values = torch.randn(6, 40, 8) * presence.repeat(1, 1, 2)
+    steps = torch.cat([values, presence.float(), torch.rand(6, 40, 2)], dim=-1)
+    alive = torch.ones(6, 10, dtype=torch.bool)
+    alive[2, :7], alive[3, :1] = False, False
+    slow, summary = torch.rand(6, 10, whole.slow_columns), torch.randn(6, 1, whole.summary_columns)
+    drawn = Windows(steps, slow, torch.randn(6, 2), alive, summary)
+    with torch.no_grad():
+        outlook = network(drawn, last=True)
+        said = Served(network, tokens=10)(*(getattr(drawn, name) for name in INPUTS))
+    for ours, theirs in zip(said, (outlook.logits, outlook.rul, outlook.embedding), strict=True):
+        torch.testing.assert_close(ours, theirs[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_graph_is_portable_and_its_batch_axis_alone_is_dynamic(exported):

@@ -1,0 +1,171 @@
+"""Assessment: a large fleet forecast from the embedded store by the service's own scheduled path, stage by stage.
+
+    python -m benchmarks.assess [--assets 10000] [--hours 168] [--profile]
+
+A simulated fleet is written to an embedded store in a temporary folder, its assets into records on SQLite. Then
+`pm.assess.Assessor` does what the service does at a full hour: register, readings and events out of the store,
+abstentions, features, network, alert policy, forecasts and alerts into the records, each with its reasons. Weights are
+as before training. The first assessment looks at the store's first readings as well, as after a start of the service;
+in the second the threshold stands where some twenty assets raise alerts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import pstats
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.training import POINTS, START, Case
+from connectors.embedded import EmbeddedStore
+from forecasting.calibrate import Calibration
+from forecasting.checkpoint import Artefact
+from forecasting.export import onnx_of_artefact
+from forecasting.features import fit_normaliser
+from forecasting.model import HazardTransformer
+from forecasting.predict import TransformerForecaster
+from forecasting.split import Split
+from pm.assess import Assessor
+from pm.config import AlertsSection, AssessSection, PlantSection, TrainSection
+from pm.domain import Asset, History, Recording
+from pm.records import Records
+
+ALERTS = 20
+AT_ONCE = 500
+"""Assets written to the store at a time."""
+
+
+class Timed:
+    """Something whose calls are timed by name."""
+
+    def __init__(self, of: object, seconds: dict[str, float]) -> None:
+        self._of, self._seconds = of, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._of, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return found(*args, **kwargs)
+            finally:
+                self._seconds[f"{type(self._of).__name__}.{name}"] += time.perf_counter() - began
+
+        return call
+
+
+def forecaster_of(case: Case) -> TransformerForecaster:
+    """A model of the sizes of `pm train`, with its ONNX form."""
+    torch.manual_seed(0)
+    network = HazardTransformer(case.sizes, case.base)
+    artefact = Artefact(
+        name="benchmark",
+        schema=case.grid.schema,
+        normaliser=fit_normaliser(case.grid),
+        architecture=case.sizes,
+        weights=network.state_dict(),
+        calibration=Calibration.none(case.sizes.modes),
+        split=Split((), (), ()),
+        trained_until=START,
+        thresholds={0.2: 1.0},
+    )
+    return TransformerForecaster(replace(artefact, onnx=onnx_of_artefact(artefact)))
+
+
+def fill(store: EmbeddedStore, case: Case, names: list[str], hours: int) -> None:
+    """Hourly readings of every asset until `hours` after the start, and one failure each."""
+    rng = np.random.default_rng(1)
+    times = pd.date_range(START + timedelta(hours=1), periods=hours, freq="h").as_unit("us")
+    for begin in range(0, len(names), AT_ONCE):
+        part = np.array(names[begin : begin + AT_ONCE], dtype=object)
+        values = rng.normal(size=(len(part) * hours, POINTS))
+        readings = pd.DataFrame(values, columns=[point.name for point in case.history.points])
+        readings.insert(0, "time", times.take(np.tile(np.arange(hours), len(part))))
+        readings.insert(1, "asset", np.repeat(part, hours))
+        failed = times.take(np.sort(rng.integers(0, hours // 2, len(part))))
+        events = pd.DataFrame({"time": failed, "asset": part, "kind": "failure", "code": "mode-0"})
+        store.write_history(readings.astype({"asset": "str"}), events.astype({"asset": "str"}))
+
+
+def assess(assessor: Assessor, at: datetime, assets: int, seconds: dict[str, float], profiled: bool) -> list[float]:
+    """One assessment, told stage by stage; the probabilities it found."""
+    seconds.clear()
+    profile = cProfile.Profile()
+    began, busy = time.perf_counter(), time.process_time()
+    if profiled:
+        profile.enable()
+    done = assessor.assess(at)
+    profile.disable()
+    whole, busy = time.perf_counter() - began, time.process_time() - busy
+    stages = sorted(seconds.items(), key=lambda stage: -stage[1])
+    quiet = sum(forecast.abstained is not None for forecast in done.forecasts)
+    print(f"\n{at:%H:%M}: {len(done.forecasts):,} assets, {quiet} abstained, {len(done.raised)} alerts raised")
+    print("\n| stage | seconds |\n|---|---|")
+    for name, took in [*stages, ("everything else", whole - sum(took for _, took in stages))]:
+        print(f"| {name} | {took:.2f} |")
+    print(f"| **all** | **{whole:.2f}** ({busy:.2f} of processor time, {assets / whole:,.0f} assets/s) |", flush=True)
+    if profiled:
+        pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(25)
+    return [p for p in (forecast.probability() for forecast in done.forecasts) if p is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=int, default=10_000)
+    parser.add_argument("--hours", type=int, default=168, help="of readings in the store before the first assessment")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, which takes longer")
+    arguments = parser.parse_args()
+    case = Case(TrainSection(), torch.device("cpu"))
+    forecaster = forecaster_of(case)
+    names = [f"asset-{number:05d}" for number in range(arguments.assets)]
+    assets = tuple(Asset(name, "pump", {}) for name in names)
+    nothing = case.history.only([])
+    fleet = History(nothing.interval, nothing.points, nothing.failure_modes, assets, nothing.readings, nothing.events)
+    seconds: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        store = EmbeddedStore(Path(folder) / "readings.db")
+        with Records.open(f"sqlite:///{folder}/records.db") as records:
+            records.put_recording(Recording("fleet", "1h", "", "", "", fleet))
+            began = time.perf_counter()
+            fill(store, case, names, arguments.hours + 1)
+            size = sum(file.stat().st_size for file in Path(folder).glob("readings.db*")) / 1e6
+            print(
+                f"{len(names):,} assets x {arguments.hours + 1} h x {POINTS} points in {size:,.0f} MB, written in "
+                f"{time.perf_counter() - began:.1f} s; {case.sizes.patch} h a token, {forecaster.runtime.name}, "
+                f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+            )
+            assessor = Assessor(
+                store=cast(EmbeddedStore, Timed(store, seconds)),
+                log=cast(Records, Timed(records, seconds)),
+                register=cast(Records, Timed(records, seconds)),
+                forecaster=cast(TransformerForecaster, Timed(forecaster, seconds)),
+                plant=PlantSection(),
+                assess=AssessSection(),
+                alerts=AlertsSection(on_delay=1),
+            )
+            at = START + timedelta(hours=arguments.hours)
+            found = assess(assessor, at, arguments.assets, seconds, profiled=False)
+            forecaster = forecaster.with_thresholds({0.2: float(np.sort(found)[-min(ALERTS, len(found))])})
+            assessor.forecaster = cast(TransformerForecaster, Timed(forecaster, seconds))
+            assess(assessor, at + timedelta(hours=1), arguments.assets, seconds, profiled=arguments.profile)
+        store.close()
+    print(f"\npeak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
