@@ -140,14 +140,14 @@ class LastBlock(nn.Module):
         self.width = attention.out.in_features
         self.size = self.width // self.heads
         q, k, v = (
-            part.unflatten(0, (self.heads, self.size))
+            part.reshape(self.heads, self.size, self.width)
             for part in torch.split(attention.qkv.weight.detach().cpu().double(), self.width)
         )
         self.before_attention, self.before_mlp = _norm(block.before_attention), _norm(block.before_mlp)
         at_last = Turn(turns[:, -1:].double())
         q = at_last(q.transpose(1, 2)).transpose(1, 2) * self.size**-0.5
         self.query, self.key = _linear(q.flatten(0, 1)), _linear(k.flatten(0, 1))
-        out = attention.out.weight.detach().cpu().double().unflatten(1, (self.heads, self.size))
+        out = attention.out.weight.detach().cpu().double().reshape(self.width, self.heads, self.size)
         self.value_out = _linear(torch.einsum("ohd,hdi->ohi", out, v).flatten(1), attention.out.bias)
         self.mlp = _mlp(block.mlp)
         self.turn = Turn(turns)
@@ -171,7 +171,7 @@ class ServedLife(nn.Module):
         super().__init__()
         first, second = _linears(life.summary)
         self.summary = nn.Sequential(_linear(first.weight, first.bias), Gelu())
-        norm.bias = _fixed(norm.bias + second.bias.detach().cpu())  # type: ignore[operator]
+        norm.bias = _fixed(norm.bias + second.bias.detach().cpu())
         self.before_mlp = _norm(life.before_mlp)
         self.mlp = _mlp(life.mlp)
         self.joined = _fixed(second.weight.T)
@@ -215,8 +215,8 @@ def _head_of(network: HazardTransformer) -> nn.Linear:
     """Knots of the hazard, drawn out to bins, and remaining life, as one product."""
     knots, modes = network.basis.shape[1], network.sizes.modes
     basis = network.basis.detach().cpu().double()
-    weight = network.hazard.weight.detach().cpu().double().unflatten(0, (knots, modes))
-    bias = network.hazard.bias.detach().cpu().double().unflatten(0, (knots, modes))
+    weight = network.hazard.weight.detach().cpu().double().reshape(knots, modes, -1)
+    bias = network.hazard.bias.detach().cpu().double().reshape(knots, modes)
     rul = network.rul
     joined = torch.cat([torch.einsum("hk,kmi->hmi", basis, weight).flatten(0, 1), rul.weight.detach().cpu().double()])
     joined_bias = torch.cat([(basis @ bias).flatten(), rul.bias.detach().cpu().double()])
