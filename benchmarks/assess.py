@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -48,11 +49,19 @@ AT_ONCE = 500
 """Assets written to the store at a time."""
 
 
+Spent = dict[str, npt.NDArray[np.float64]]
+"""Seconds on the clock and of the processor by stage."""
+
+
+def now() -> npt.NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 class Timed:
     """Something whose calls are timed by name."""
 
-    def __init__(self, of: object, seconds: dict[str, float]) -> None:
-        self._of, self._seconds = of, seconds
+    def __init__(self, of: object, spent: Spent) -> None:
+        self._of, self._spent = of, spent
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._of, name)
@@ -60,11 +69,11 @@ class Timed:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            began = now()
             try:
                 return found(*args, **kwargs)
             finally:
-                self._seconds[f"{type(self._of).__name__}.{name}"] += time.perf_counter() - began
+                self._spent[f"{type(self._of).__name__}.{name}"] += now() - began
 
         return call
 
@@ -102,23 +111,24 @@ def fill(store: EmbeddedStore, case: Case, names: list[str], hours: int) -> None
         store.write_history(readings.astype({"asset": "str"}), events.astype({"asset": "str"}))
 
 
-def assess(assessor: Assessor, at: datetime, assets: int, seconds: dict[str, float], profiled: bool) -> list[float]:
+def assess(assessor: Assessor, at: datetime, spent: Spent, profiled: bool) -> list[float]:
     """One assessment, told stage by stage; the probabilities it found."""
-    seconds.clear()
+    spent.clear()
     profile = cProfile.Profile()
-    began, busy = time.perf_counter(), time.process_time()
+    began = now()
     if profiled:
         profile.enable()
     done = assessor.assess(at)
     profile.disable()
-    whole, busy = time.perf_counter() - began, time.process_time() - busy
-    stages = sorted(seconds.items(), key=lambda stage: -stage[1])
+    whole, assets = now() - began, len(done.forecasts)
     quiet = sum(forecast.abstained is not None for forecast in done.forecasts)
-    print(f"\n{at:%H:%M}: {len(done.forecasts):,} assets, {quiet} abstained, {len(done.raised)} alerts raised")
-    print("\n| stage | seconds |\n|---|---|")
-    for name, took in [*stages, ("everything else", whole - sum(took for _, took in stages))]:
-        print(f"| {name} | {took:.2f} |")
-    print(f"| **all** | **{whole:.2f}** ({busy:.2f} of processor time, {assets / whole:,.0f} assets/s) |", flush=True)
+    print(f"\n{at:%H:%M}: {assets:,} assets, {quiet} abstained, {len(done.raised)} alerts raised\n")
+    print("| stage | seconds | of processor time |\n|---|---|---|")
+    stages = [(name, took) for name, took in sorted(spent.items(), key=lambda stage: -stage[1][0]) if took[0] >= 0.01]
+    rest = whole - sum((took for _, took in stages), np.zeros(2))
+    for name, took in [*stages, ("everything else", rest), ("**all**", whole)]:
+        print(f"| {name} | {took[0]:.2f} | {took[1]:.2f} |")
+    print(f"\n{assets / whole[0]:,.0f} assets/s", flush=True)
     if profiled:
         pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(25)
     return [p for p in (forecast.probability() for forecast in done.forecasts) if p is not None]
@@ -136,7 +146,7 @@ def main() -> None:
     assets = tuple(Asset(name, "pump", {}) for name in names)
     nothing = case.history.only([])
     fleet = History(nothing.interval, nothing.points, nothing.failure_modes, assets, nothing.readings, nothing.events)
-    seconds: dict[str, float] = defaultdict(float)
+    spent: Spent = defaultdict(lambda: np.zeros(2))
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddedStore(Path(folder) / "readings.db")
         with Records.open(f"sqlite:///{folder}/records.db") as records:
@@ -150,19 +160,19 @@ def main() -> None:
                 f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
             )
             assessor = Assessor(
-                store=cast(EmbeddedStore, Timed(store, seconds)),
-                log=cast(Records, Timed(records, seconds)),
-                register=cast(Records, Timed(records, seconds)),
-                forecaster=cast(TransformerForecaster, Timed(forecaster, seconds)),
+                store=cast(EmbeddedStore, Timed(store, spent)),
+                log=cast(Records, Timed(records, spent)),
+                register=cast(Records, Timed(records, spent)),
+                forecaster=cast(TransformerForecaster, Timed(forecaster, spent)),
                 plant=PlantSection(),
                 assess=AssessSection(),
                 alerts=AlertsSection(on_delay=1),
             )
             at = START + timedelta(hours=arguments.hours)
-            found = assess(assessor, at, arguments.assets, seconds, profiled=False)
+            found = assess(assessor, at, spent, profiled=False)
             forecaster = forecaster.with_thresholds({0.2: float(np.sort(found)[-min(ALERTS, len(found))])})
-            assessor.forecaster = cast(TransformerForecaster, Timed(forecaster, seconds))
-            assess(assessor, at + timedelta(hours=1), arguments.assets, seconds, profiled=arguments.profile)
+            assessor.forecaster = cast(TransformerForecaster, Timed(forecaster, spent))
+            assess(assessor, at + timedelta(hours=1), spent, profiled=arguments.profile)
         store.close()
     print(f"\npeak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
 

@@ -236,9 +236,12 @@ def _summary(grid: Grid, normaliser: Normaliser, normal: Floats, present: npt.ND
 
 def _age(schema: FeatureSchema, steps: Ints) -> Floats:
     """[R, 0 to 2] steps since the first known reading, as finely as the schema lets time since maintenance be seen."""
-    whole = np.arange(schema.life)
-    fine = np.log1p(whole) / np.log1p(max(schema.life - 1, 1)), whole / max(schema.life - 1, 1)
-    tables = {"off": (), "coarse": (coarse_table(schema)[: schema.life],), "exact": fine}[schema.schedule_features]
+    tables: tuple[npt.NDArray[Any], ...] = ()
+    if schema.schedule_features == "coarse":
+        tables = (coarse_table(schema)[: schema.life],)
+    elif schema.schedule_features == "exact":
+        whole = np.arange(schema.life)
+        tables = np.log1p(whole) / np.log1p(max(schema.life - 1, 1)), whole / max(schema.life - 1, 1)
     columns = [np.asarray(table, dtype=np.float32)[steps] for table in tables]
     return np.stack(columns, axis=1) if columns else np.zeros((len(steps), 0), dtype=np.float32)
 

@@ -25,6 +25,8 @@ from pm.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
 
+ASSETS = 512
+"""Assets whose features are held at a time."""
 SAMPLES = 32
 """Windows kept with a model."""
 
@@ -107,6 +109,12 @@ class TransformerForecaster:
         """
         schema = self.artefact.schema
         grid = grid_before(history, schema, at, schema.lookback_steps)
+        parts = (grid.part(first, first + ASSETS) for first in range(0, len(history.assets), ASSETS))
+        return [forecast for part in parts for forecast in self._forecast(part, history, at)]
+
+    def _forecast(self, grid: Grid, history: History, at: datetime) -> list[Forecast]:
+        """`forecast` of the assets of a grid that ends at `at`."""
+        schema = self.artefact.schema
         ends = grid.offsets[1:] - 1
         window = grid.observed.reshape(-1, schema.lookback_steps)[:, -schema.context :]
         seen = np.asarray(window.any(axis=1))
@@ -116,7 +124,7 @@ class TransformerForecaster:
         because = self._why_strange(grid, ends[seen], resident, np.flatnonzero(strange))
         modes = schema.failure_modes
         forecasts = []
-        for asset, known in zip(history.assets, seen, strict=True):
+        for asset, known in zip(grid.assets, seen, strict=True):
             if not known:
                 why = _why_unseen(history, asset.name, at)
                 forecasts.append(Forecast(asset.name, at, self._version, abstained=why, step_hours=schema.step_hours))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -59,19 +61,29 @@ def _recency_cap(schema: FeatureSchema) -> int:
     return LONG_AGO_HOURS * 3600 // schema.step_seconds
 
 
+@functools.lru_cache(maxsize=8)
 def recency_table(schema: FeatureSchema) -> Floats:
     """Log time since an event by whole steps, 0 for now and 1 for long ago or never."""
     hours = np.arange(_recency_cap(schema) + 1) * schema.step_hours
-    return np.asarray(np.log1p(hours) / np.log1p(hours[-1]), dtype=np.float32)
+    return _lasting(np.log1p(hours) / np.log1p(hours[-1]))
 
 
+@functools.lru_cache(maxsize=8)
 def coarse_table(schema: FeatureSchema) -> Floats:
     """Time since an event in nine classes that double from a day: too coarse to tell a plan's dates by."""
     days = np.arange(_recency_cap(schema) + 1) * schema.step_hours / 24
     level = np.searchsorted(2.0 ** np.arange(8), days, side="right")
-    return (level / 8).astype(np.float32)
+    return _lasting(level / 8)
 
 
+@functools.cache
 def count_table() -> Floats:
     """Log of a count, 0 for none and 1 for the cap."""
-    return np.asarray(np.log1p(np.arange(COUNT_CAP + 1)) / np.log1p(COUNT_CAP), dtype=np.float32)
+    return _lasting(np.log1p(np.arange(COUNT_CAP + 1)) / np.log1p(COUNT_CAP))
+
+
+def _lasting(table: npt.NDArray[np.float64]) -> Floats:
+    """A table as it is kept between calls: nobody may write to it."""
+    kept = table.astype(np.float32)
+    kept.flags.writeable = False
+    return kept

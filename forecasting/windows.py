@@ -181,7 +181,8 @@ class Grid:
         return np.asarray(~np.isnan(self.values).all(axis=1))
 
     def part(self, first: int, after: int) -> Grid:
-        """The grid of the assets `first` to `after` (exclusive) alone."""
+        """The grid of the assets `first` to `after` (exclusive) alone, as far as there are so many."""
+        after = min(after, len(self.assets))
         rows = slice(int(self.offsets[first]), int(self.offsets[after]))
 
         def own(assets: Ints, *columns: Ints) -> tuple[Ints, ...]:
@@ -222,13 +223,12 @@ def _bound(until: datetime | None) -> int:
 
 
 def _grid(history: History, schema: FeatureSchema, phase_us: int, until_us: int, span: tuple[int, int] | None) -> Grid:
-    names = pd.Index([asset.name for asset in history.assets])
+    names = {asset.name: number for number, asset in enumerate(history.assets)}
     times = _microseconds(history.readings["time"])
     start_us = -(1 << 62) if span is None else (span[0] - 1) * schema.step_us + phase_us
-    kept = np.flatnonzero((times > start_us) & (times <= until_us))
-    asset = names.get_indexer(history.readings["asset"].array[kept]).astype(np.int64)
-    kept, asset = kept[asset >= 0], asset[asset >= 0]
-    times = times[kept]
+    asset = _numbered(history.readings["asset"], names)
+    kept = np.flatnonzero((times > start_us) & (times <= until_us) & (asset >= 0))
+    asset, times = asset[kept], times[kept]
     step = -((phase_us - times) // schema.step_us)
 
     count = len(names)
@@ -252,11 +252,21 @@ def _grid(history: History, schema: FeatureSchema, phase_us: int, until_us: int,
 
 
 def _columns(readings: pd.DataFrame, points: tuple[str, ...], kept: Ints) -> npt.NDArray[np.float64]:
-    matrix = np.full((len(kept), len(points)), np.nan)
-    for column, point in enumerate(points):
-        if point in readings:
-            matrix[:, column] = readings[point].to_numpy(dtype=np.float64)[kept]
-    return matrix
+    known = [(column, point) for column, point in enumerate(points) if point in readings]
+    matrix = readings[[point for _, point in known]].to_numpy(dtype=np.float64)
+    if len(kept) < len(matrix):
+        matrix = matrix[kept]
+    if len(known) == len(points):
+        return matrix
+    wider = np.full((len(kept), len(points)), np.nan)
+    wider[:, [column for column, _ in known]] = matrix
+    return wider
+
+
+def _numbered(column: pd.Series[Any], names: Mapping[Any, int]) -> Ints:
+    """[n] the number of each name of a column, -1 for one that is not among `names`."""
+    codes, found = pd.factorize(column.array)
+    return np.array([*(names.get(name, -1) for name in found), -1], dtype=np.int64)[codes]
 
 
 def _average_into(values: Floats, rows: Ints, matrix: npt.NDArray[np.float64]) -> None:
@@ -276,21 +286,22 @@ def _average_into(values: Floats, rows: Ints, matrix: npt.NDArray[np.float64]) -
 
 
 def _place_events(
-    history: History, schema: FeatureSchema, names: pd.Index[str], phase_us: int, until_us: int
+    history: History, schema: FeatureSchema, names: Mapping[str, int], phase_us: int, until_us: int
 ) -> tuple[tuple[tuple[Ints, Ints], ...], tuple[Ints, Ints, Ints]]:
     """Events by channel at the first step that may know of them, and the failures at their own time."""
     channels = schema.event_channels
-    lookup = {f"{kind}\n{code}": number for number, (kind, code) in enumerate(channels)}
+    kinds = {kind: number for number, kind in enumerate(EventKind)}
+    codes = {code: number for number, code in enumerate(dict.fromkeys(code for _, code in channels))}
+    # By number of kind and of code, the last of each for any other: its channel, or -1.
+    numbers = np.full((len(kinds) + 1, len(codes) + 1), -1, dtype=np.int64)
+    for number, (kind, code) in enumerate(channels):
+        numbers[kinds[kind], codes[code]] = number
     events = history.events
     times = _microseconds(events["time"])
-    kept = np.flatnonzero(times <= until_us)
-    asset = names.get_indexer(events["asset"].array[kept]).astype(np.int64)
-    kinds, codes = events["kind"].array[kept], events["code"].array[kept]
-    channel = np.array(
-        [lookup.get(f"{kind}\n{code}", -1) for kind, code in zip(kinds, codes, strict=True)], dtype=np.int64
-    )
-    known = (asset >= 0) & (channel >= 0)
-    asset, channel, times = asset[known], channel[known], times[kept][known]
+    asset = _numbered(events["asset"], names)
+    channel = numbers[_numbered(events["kind"], kinds), _numbered(events["code"], codes)]
+    known = (times <= until_us) & (asset >= 0) & (channel >= 0)
+    asset, channel, times = asset[known], channel[known], times[known]
     strictly = channel >= len(schema.error_codes)
     seen = np.where(strictly, (times - phase_us) // schema.step_us + 1, -((phase_us - times) // schema.step_us))
     order = np.lexsort((channel, times, asset))

@@ -213,6 +213,9 @@ class Assessor:
         raised: list[Alert] = []
         changes: list[AlertChange] = []
         heeded = step.state.renewed_us > before.renewed_us
+        # One alert after another reads its asset out of this: out of those alone that raise one, not of a large fleet.
+        raising = [forecast.asset for forecast, now in zip(forecasts, step.raised, strict=True) if now]
+        narrow = history.only(raising) if raising else history
         for i, forecast in enumerate(forecasts):
             alert = open_alerts.get(forecast.asset)
             if alert is not None and alert.shelved_until is not None and alert.shelved_until <= at:
@@ -230,7 +233,7 @@ class Assessor:
                     # Whoever put the alert aside meant this asset's excursions, not one of them.
                     changes.append(AlertChange(alert.id, Cause.RAISE_AGAIN))
                     continue
-                new = self._raised(history, at, forecast)
+                new = self._raised(narrow, at, forecast)
                 if alert is not None:
                     changes.append(AlertChange(alert.id, Cause.CLOSE, f"raised again as {new.id}"))
                 raised.append(new)
