@@ -9,6 +9,7 @@ import orjson
 
 from connectors.mqtt import MqttPublisher
 from connectors.topics import topic_fault
+from pm.data_alerts import DataAlert, data_alert_json
 from pm.domain import Alert, Forecast
 from pm.errors import PmError
 from pm.notices import alert_json, forecast_json
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 STATUS_TOPIC = "pm/status"
 ALERT_TOPIC = "pm/alerts/{asset}"
 FORECAST_TOPIC = "pm/forecasts/{asset}"
+DATA_TOPIC = "pm/data-alerts/{source}/{fault}"
 
 
 class MqttNotifier:
@@ -40,6 +42,17 @@ class MqttNotifier:
 
     def forecasts(self, forecasts: Sequence[Forecast]) -> None:
         self._send({FORECAST_TOPIC.format(asset=_level(f.asset)): orjson.dumps(forecast_json(f)) for f in forecasts})
+
+    def data_alerts(self, alerts: Sequence[DataAlert]) -> None:
+        """The present state of each source and fault; with none it sends what is owed."""
+        self._send(
+            {
+                DATA_TOPIC.format(source=_level(alert.source), fault=alert.fault.value): orjson.dumps(
+                    data_alert_json(alert)
+                )
+                for alert in alerts
+            }
+        )
 
     def _send(self, notices: dict[str, bytes]) -> None:
         were_owed = len(self._owed)

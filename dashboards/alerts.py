@@ -22,6 +22,7 @@ pages = Blueprint("alerts", __name__)
 SHELVE_HOURS = (1, 4, 8, 12, 24, 72, 168)
 MAX_SHELVE_HOURS = 24.0 * 30
 CLOSED_SHOWN = 100
+DATA_CLOSED_SHOWN = 10
 URGENCY = {
     AlertState.UNACKNOWLEDGED: 0,
     AlertState.RETURNED_UNACKNOWLEDGED: 1,
@@ -95,6 +96,7 @@ def listing() -> str:
         standing=sorted(standing, key=lambda alert: (URGENCY[alert.state], -alert.raised_at.timestamp())),
         closed=held.records.alerts([AlertState.CLOSED], limit=CLOSED_SHOWN),
         limit=CLOSED_SHOWN,
+        data_alerts=held.records.data_alerts(closed=DATA_CLOSED_SHOWN),
         offered=offered,
         lead=lambda alert: lead_hours(alert, now),
         threshold=threshold(held),

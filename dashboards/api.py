@@ -14,6 +14,7 @@ from dashboards import fleet
 from dashboards.auth import deciders_only
 from dashboards.sources import sources
 from pm.alerts import OPEN
+from pm.data_alerts import data_alert_json
 from pm.errors import TransitionError
 from pm.notices import alert_json, time_text
 
@@ -100,6 +101,15 @@ def all_alerts() -> Response:
     everything = request.args.get("all", "") not in ("", "0")
     states = None if everything else OPEN
     return _json({"alerts": [alert_json(alert) for alert in sources().records.alerts(states)]})
+
+
+@pages.get("/data-alerts")
+@login_required  # type: ignore[untyped-decorator]
+def data_alerts() -> Response:
+    """Open data alerts; with `?all=1` the newest closed ones too."""
+    everything = request.args.get("all", "") not in ("", "0")
+    found = sources().records.data_alerts(closed=100 if everything else 0)
+    return _json({"data_alerts": [data_alert_json(alert) for alert in found]})
 
 
 @pages.get("/alerts/<alert_id>")

@@ -215,6 +215,7 @@ def page() -> str:
         champion=held.records.champion(),
         status={key: value for key, value in said.items() if key not in ("threshold", "trouble")},
         trouble=said.get("trouble"),
+        data_alerts=held.records.data_alerts(),
         now=now,
         since=since,
         sort=sort if sort in SORTS else "risk",

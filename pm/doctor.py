@@ -29,6 +29,7 @@ def examine(config: Config) -> list[Finding]:
         ("sparkplug", _sparkplug),
         ("store", _store),
         ("records", _records),
+        ("data", _data),
         ("backup", _backup),
         ("model", _model),
         ("accelerator", _accelerator),
@@ -119,6 +120,15 @@ def _backup(config: Config) -> str:
     if last is None:
         return "none made yet; 'pm backup FOLDER' makes one while the service runs"
     return f"the last was made {last:%Y-%m-%d %H:%MZ}, {(wall_now() - last).days} days ago"
+
+
+def _data(config: Config) -> str:
+    with open_records(config) as records:
+        alerts = records.data_alerts()
+        if alerts:
+            raise PmError("; ".join(f"{alert.text}, since {alert.raised_at:%Y-%m-%d %H:%M:%SZ}" for alert in alerts))
+        letters = records.dead_letter_count()
+    return f"no data alert is open{f'; {letters:,} dead letters are kept, see pm deadletters list' if letters else ''}"
 
 
 def _model(config: Config) -> str:

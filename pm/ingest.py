@@ -167,6 +167,11 @@ class Ingest:
         """Bytes on disk that wait for the store."""
         return self._spool.bytes if self._spool is not None else 0
 
+    @property
+    def spool_damage(self) -> int:
+        """Places on disk that cannot be read any more."""
+        return self._spool.corrupt if self._spool is not None else 0
+
     def run(self, stop: threading.Event) -> None:
         """Ingest until `stop` is set. What is not stored by then is not acknowledged, and comes again."""
         while not stop.is_set():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from pm.data_alerts import Fault
 from pm.domain import AlertState, to_us
 from pm.errors import PmError
 from pm.ports import Delivery, Reject
@@ -215,6 +217,11 @@ class Metrics(Collector):
         for state in AlertState:
             alerts.add_metric([state.value], totals.alerts.get(state.value, 0))
         yield alerts
+        faults = GaugeMetricFamily("pm_data_alerts", "Open data alerts by fault.", labels=["fault"])
+        found = Counts(alert.fault for alert in self._records.data_alerts())
+        for fault in Fault:
+            faults.add_metric([fault.value], found[fault])
+        yield faults
         yield GaugeMetricFamily("pm_dead_letters", "Dead letters kept.", value=totals.dead_letters)
         if totals.assessed_at is not None:
             yield GaugeMetricFamily(

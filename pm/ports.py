@@ -202,6 +202,8 @@ class DeliverySpool(Protocol):
     """Deliveries that it holds."""
     bytes: int
     """What it takes on disk."""
+    corrupt: int
+    """Places in it that cannot be read any more."""
 
     def append(self, deliveries: Sequence[Delivery]) -> None:
         """Keep these behind all that is held; durable when it returns. Raises a retryable `PmError` when it is full."""

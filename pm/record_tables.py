@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """Revision of the migrations that makes exactly these tables."""
 
 metadata = sa.MetaData()
@@ -234,6 +234,27 @@ silence = sa.Table(
     sa.Column("asset", sa.Text, primary_key=True),
     sa.Column("since_us", sa.BigInteger, nullable=False),
     sa.Column("because", sa.Text, nullable=False),
+)
+
+data_alert = sa.Table(
+    "data_alert",
+    metadata,
+    sa.Column("number", _Number, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("fault", sa.Text, nullable=False),
+    sa.Column("raised_us", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("closed_us", sa.BigInteger),
+)
+sa.Index(
+    "one_open_data_alert",
+    data_alert.c.source,
+    data_alert.c.fault,
+    unique=True,
+    sqlite_where=data_alert.c.closed_us.is_(None),
+    postgresql_where=data_alert.c.closed_us.is_(None),
 )
 
 tick = sa.Table(

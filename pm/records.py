@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pm.domain import from_us, to_us
 from pm.ports import Reject
 from pm.record_alerts import AlertRecords, JournalEntry
+from pm.record_data_alerts import DataAlertRecords
 from pm.record_database import Database, insert_new, insert_rows, replace_rows
 from pm.record_late import LateRecords
 from pm.record_models import ModelRecords, ModelRow, Stage, StageChange
@@ -38,7 +39,16 @@ class DeadLetter:
     reject: Reject
 
 
-class Records(RegisterRecords, SourceRecords, AlertRecords, LateRecords, ModelRecords, UserRecords, TotalsRecords):
+class Records(
+    RegisterRecords,
+    SourceRecords,
+    AlertRecords,
+    DataAlertRecords,
+    LateRecords,
+    ModelRecords,
+    UserRecords,
+    TotalsRecords,
+):
     """Everything that the service remembers apart from readings; it is the assessment log of a plant."""
 
     @classmethod

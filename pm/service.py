@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pm.config import Config
+from pm.data_alerts import DataAlert
+from pm.data_watch import DataWatch
 from pm.domain import Reason
 from pm.edges import (
     CLOCK_TICK,
@@ -25,15 +27,18 @@ from pm.edges import (
     open_spool,
     open_store,
     plant_clock,
+    wall_now,
     wall_us,
 )
 from pm.errors import PmError
 from pm.live import until_interrupted
+from pm.status import status
 
 if TYPE_CHECKING:
     from waitress.server import BaseWSGIServer
 
     from connectors.mqtt import MqttPublisher
+    from connectors.mqtt_notifier import MqttNotifier
     from pm.assess import Assessor
     from pm.ingest import Ingest
     from pm.metrics import Metrics
@@ -69,6 +74,7 @@ class Service:
         self.ingests: list[Ingest] = []
         """One for each feed, where ingest is a part."""
         self._observer = observer
+        self._notifier: MqttNotifier | None = None
         self._schedule: PlantSchedule | None = None
         self._retraining: subprocess.Popen[bytes] | None = None
 
@@ -104,6 +110,9 @@ class Service:
         self.champion = Champion(self.records, self.config.assess.runtime)
         self.clock = plant_clock(self.config, self.records)
         self.metrics = self._measure()
+        self._data_watch = DataWatch(
+            self.records, quiet=self.config.ingest.alert_quiet, now=wall_now, tell=self._tell_data_alerts
+        )
         if "ingest" in self._parts or "schedule" in self._parts:
             self._start_broker()
         if "schedule" in self._parts:
@@ -114,6 +123,8 @@ class Service:
         if self._schedule is not None:
             self._schedule.start(every=timedelta(seconds=0.2 if self.config.clock.source == "feed" else 5.0))
             self._held.callback(self._schedule.stop)
+        if "ingest" in self._parts or "schedule" in self._parts:
+            self._thread("data watch", self._data_watch.run)
         if "dashboard" in self._parts:
             self._start_dashboard()
 
@@ -166,6 +177,7 @@ class Service:
             if self.config.ingest.spool_limit:
                 spool = open_spool(self.config, feed.name)
                 self._held.callback(spool.close)
+            look = self._data_watch.observer()
             ingest = Ingest(
                 feed,
                 self.store,
@@ -176,9 +188,10 @@ class Service:
                 watermark=watermark,
                 spool=spool,
                 late=late_watch(self.config, self.records),
-                observers=[self.metrics.observer(feed.name), *([self._observer] if self._observer else [])],
+                observers=[self.metrics.observer(feed.name), look, *([self._observer] if self._observer else [])],
             )
             self.metrics.follow(ingest)
+            self._data_watch.follow(look, ingest)
             feed.open()
             self._held.callback(feed.close)
             self.ingests.append(ingest)
@@ -205,16 +218,22 @@ class Service:
 
     def _publisher(self) -> MqttPublisher:
         from connectors.mqtt import MqttPublisher
-        from connectors.mqtt_notifier import STATUS_TOPIC
+        from connectors.mqtt_notifier import STATUS_TOPIC, MqttNotifier
 
         publisher = MqttPublisher(self.mqtt, client_id=f"{self.mqtt.client_id}-out", status_topic=STATUS_TOPIC)
         publisher.open()
         self._held.callback(publisher.close)
+        self._notifier = MqttNotifier(publisher)
         return publisher
+
+    def _tell_data_alerts(self, alerts: Sequence[DataAlert]) -> None:
+        if self._notifier is not None:
+            self._notifier.data_alerts(alerts)
 
     def _prune(self, at: datetime) -> None:
         self.records.prune_forecasts(at - self.config.records.keep_forecasts)
         self.records.prune_revisions(at - self.config.records.keep_forecasts)
+        self.records.prune_data_alerts(wall_now() - self.config.records.keep_forecasts)
         section = self.config.store
         if section.kind == "embedded" and section.retention is not None:
             from connectors.embedded import EmbeddedStore
@@ -271,24 +290,7 @@ class Service:
 
     def _status(self) -> Mapping[str, Any]:
         """What the service says of itself on the dashboard."""
-        said: dict[str, Any] = {}
-        champion = self.records.champion()
-        said["champion"] = champion.version if champion else "none yet; train one with pm train"
-        if champion is not None:
-            thresholds = {float(budget): value for budget, value in champion.metrics.get("thresholds", {}).items()}
-            fitting = [budget for budget in thresholds if budget <= self.config.alerts.budget]
-            if fitting:
-                said["threshold"] = thresholds[max(fitting)]
-        if self.ingests:
-            counts = [ingest.counts for ingest in self.ingests]
-            said["messages"] = sum(count.messages for count in counts)
-            said["readings"] = sum(count.readings for count in counts)
-            if spooled := sum(count.spooled for count in counts):
-                said["messages on disk, waiting for the store"] = spooled
-            if troubles := sorted({count.trouble for count in counts if count.trouble}):
-                said["trouble"] = "; ".join(troubles)
-        said["dead letters"] = self.records.dead_letter_count()
-        return said
+        return status(self.records, self.config.alerts.budget, self.ingests)
 
     def _explain(self, asset: str, at: datetime) -> list[Reason]:
         from pm.archive import plant_history

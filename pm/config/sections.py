@@ -74,6 +74,8 @@ class IngestSection(Section):
     """Messages held in memory at most; beyond that the broker is left waiting."""
     spool_limit: Annotated[int, Field(ge=0)] = 1024
     """MiB of messages kept on disk (beside models.dir) while the store is away; 0: none, they stay with the broker."""
+    alert_quiet: Duration = timedelta(minutes=10)
+    """A data alert (messages dropped, dead letters) is closed when no more have come for so long; a minute at least."""
     max_future: Duration = timedelta(minutes=10)
     """Readings dated further ahead of the machine's clock are dead letters (not with clock.source = "feed")."""
 
