@@ -120,7 +120,7 @@ class SparkplugFeed:
             messages=self._messages,
             connections=self._connections,
             dropped=self._arrivals.dropped,
-            silent=self._silent and self.connected,
+            silent=self._silent,
             silences=self._silences,
         )
 
@@ -189,12 +189,23 @@ class SparkplugFeed:
         if generation != self._generation and not self._arrivals.waiting:
             self._change_connection(generation, now_us)
         self._ready.extend(self._host.tick(now_us))
-        silent = time.monotonic() - self._heard > self._silent_after
+        self._notice_silence()
+        self._tell_register()
+
+    def _notice_silence(self) -> None:
+        """Tell once of a connection that stands and brings nothing, and once when it speaks again."""
+        silent = self.connected and time.monotonic() - self._heard > self._silent_after
         if silent and not self._silent:
             self._silences += 1
-            log.warning("%s: no message for %.0f s", self.name, self._silent_after)
+            log.warning(
+                "%s: connected, and no message for %.0f s (mqtt.silent_after); "
+                "check that edge nodes publish, and the broker's access list",
+                self.name,
+                self._silent_after,
+            )
+        elif self._silent and not silent and self.connected:
+            log.info("%s: messages come again", self.name)
         self._silent = silent
-        self._tell_register()
 
     def _log(self, silences: list[Silence]) -> None:
         """A line for each change, however many assets it concerns."""
@@ -234,6 +245,7 @@ class SparkplugFeed:
 
     def _on_open(self, session_present: bool) -> None:
         self._connections += 1
+        self._heard = time.monotonic()
         # A death is published with QoS 1; data and births with 0, whatever is asked for.
         filters = [(self._state_topic, 1), *((text, 1 if "/NDEATH/" in text else 0) for text in self._filters)]
         self._session.client.subscribe(filters)

@@ -1,15 +1,21 @@
-"""One line in the log for each change of ingest's condition, and none while it lasts."""
+"""One line in the log for each change of a feed's or of ingest's condition, and none while it lasts."""
 
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
+from connectors.mqtt import MqttFeed, MqttPublisher
+from connectors.sparkplug_feed import SparkplugFeed
 from connectors.spool import Spool
+from pm.config import SparkplugSection
 from pm.errors import StoreError, StoreUnavailable
 from tests.servers.ingest import DeadLetterList
+from tests.servers.mosquitto import mosquitto
+from tests.servers.programs import wait_until
 from tests.test_ingest import FaultyStore, ListFeed, delivery, ingest_of, stored_numbers
 from tests.test_ingest_spool import at_once
 
@@ -105,3 +111,48 @@ def test_another_reason_to_stop_is_another_line(lines) -> None:
     for _ in range(3):
         ingest.step()
     assert [line.split()[0] for line in told(lines)] == ["WARNING", "ERROR"]
+
+
+def test_a_connection_lost_and_found_again_is_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="connectors")
+    with mosquitto(tmp_path) as broker:
+        feed = MqttFeed(broker.section())
+        feed.open()
+        broker.stop()
+        wait_until(lambda: not feed.connected, "the loss")
+        wait_until(lambda: any("cannot be reached" in record.message for record in caplog.records), "another try")
+        time.sleep(1.5)  # and further tries, which are no change
+        broker.start()
+        wait_until(lambda: feed.connected, "the connection")
+        feed.close()
+    said = [record.getMessage() for record in caplog.records]
+    connected, lost, away, again = said
+    assert connected == f"{feed.name}: connected"
+    assert lost.startswith(f"{feed.name}: connection lost") and away.startswith(f"{feed.name} cannot be reached")
+    assert again == f"{feed.name}: connected, session resumed"
+
+
+def test_silence_of_sparkplug_nodes_is_a_line_and_its_end_another(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="connectors.sparkplug_feed")
+    with mosquitto(tmp_path) as broker:
+        section = broker.section(silent_after="1s")
+        feed = SparkplugFeed(section, SparkplugSection(enabled=True))
+        feed.open()
+        publisher = MqttPublisher(section.model_copy(update={"client_id": "node"}))
+        publisher.open()
+
+        def look(silent: bool) -> bool:
+            feed.take(10, 0.05)
+            return feed.link.silent == silent
+
+        wait_until(lambda: look(True), "silence")
+        quiet_until = time.monotonic() + 0.5
+        while time.monotonic() < quiet_until:
+            look(True)
+        publisher.publish("spBv1.0/g/DDATA/n/d", b"")
+        wait_until(lambda: look(False), "a message")
+        publisher.close()
+        feed.close()
+    silent, again = (record.getMessage() for record in caplog.records if "message" in record.getMessage())
+    assert "connected, and no message for 1 s" in silent and again == f"{feed.name}: messages come again"
+    assert feed.link.silences == 1
