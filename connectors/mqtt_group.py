@@ -10,8 +10,10 @@ the other's, and what was not acknowledged by then comes to it again.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from paho.mqtt import client as paho
@@ -118,6 +120,9 @@ class GroupFeed:
         self._gone: dict[str, float] = {}
         """Members that are gone and not yet looked after, since when."""
         self._taken: dict[str, _Taken] = {}
+        self._counting = threading.Lock()
+        self._ended_messages = self._ended_dropped = 0
+        """Of the sessions taken over that are done with."""
 
     @property
     def name(self) -> str:
@@ -130,16 +135,19 @@ class GroupFeed:
     @property
     def waiting(self) -> int:
         """Messages received and not yet taken."""
-        return self._own.waiting + sum(feed.waiting for feed in self._taken.values())
+        return self._own.waiting + sum(feed.waiting for feed in list(self._taken.values()))
 
     @property
     def dropped(self) -> int:
-        return self._own.dropped
+        return self._own.dropped + self._ended_dropped + sum(feed.dropped for feed in list(self._taken.values()))
 
     @property
     def link(self) -> LinkState:
-        """The connection of this process itself."""
-        return self._own.link
+        """The connection of this process itself, with the messages of those taken over counted in."""
+        own = self._own.link
+        with self._counting:
+            taken = self._ended_messages + sum(feed.link.messages for feed in self._taken.values())
+            return replace(own, waiting=self.waiting, messages=own.messages + taken, dropped=self.dropped)
 
     def open(self) -> None:
         """As `MqttFeed.open`."""
@@ -204,12 +212,18 @@ class GroupFeed:
             log.error("%s", error)
             self._gone[member] = self._monotonic()
             return
-        self._taken[member] = feed
+        with self._counting:
+            self._taken[member] = feed
 
     def _end(self, member: str) -> None:
-        feed = self._taken.pop(member)
+        feed = self._taken[member]
         empty = feed.empty
         feed.close()
+        link = feed.link
+        with self._counting:  # who reads the counts meanwhile sees none twice
+            del self._taken[member]
+            self._ended_messages += link.messages
+            self._ended_dropped += link.dropped
         if empty:
             log.info("%s: %d messages of %r are stored", self.name, feed.stored, member)
             return

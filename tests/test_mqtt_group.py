@@ -130,7 +130,10 @@ def test_what_was_kept_for_a_member_that_is_gone_is_taken_once_and_its_part_come
     assert sorted(numbers(mine) + numbers(late)) == list(range(80))
     other.acknowledge(mine + late)
     now[0] += 3.0
+    received = other.link.messages
+    assert received >= 80  # and what members say of themselves
     other.take(1, 0.1)  # the session is empty, and let go
+    assert other.link.messages == received and other.link.dropped == 0
     source.publish(10)
     assert len(numbers(drain(other))) == 10
     back = member(broker, "pm-0")
