@@ -23,7 +23,7 @@ from pm.ports import Delivery, Reject
 from pm.records import Records
 from pm.service import Service
 from tests.dashboard_plant import dashboard_plant
-from tests.record_databases import HOUR, T0, Open, another, records, server
+from tests.record_databases import HOUR, T0
 from tests.servers.ingest import DeadLetterList
 from tests.servers.mosquitto import mosquitto
 from tests.servers.programs import wait_until
@@ -31,39 +31,8 @@ from tests.test_dashboard import login
 from tests.test_ingest import FaultyStore, ListFeed, delivery, ingest_of
 from tests.test_ingest_spool import at_once
 
-__all__ = ["another", "records", "server"]
-
 SECOND = timedelta(seconds=1)
 QUIET = timedelta(minutes=10)
-
-
-# ---- in the records, on SQLite and PostgreSQL
-
-
-def test_signs_of_one_fault_are_one_alert_until_it_is_closed(records: Records, another: Open) -> None:
-    sign = Sign("broker b", Fault.DROPPED, 5, "no room")
-    (raised,) = records.note_data([sign, Sign("broker b", Fault.DROPPED, 2, "no room, again")], T0)
-    assert (raised.source, raised.fault, raised.raised_at, raised.count) == ("broker b", Fault.DROPPED, T0, 5)
-    assert another().note_data([sign], T0 + HOUR) == []  # another process, the same broker
-    (found,) = records.data_alerts()
-    assert (found.count, found.about, found.raised_at, found.last_at) == (12, "no room", T0, T0 + HOUR)
-    records.close_data([found], T0 + 2 * HOUR)
-    assert records.data_alerts() == []
-    (closed,) = another().data_alerts(closed=5)
-    assert closed.closed_at == T0 + 2 * HOUR and closed.count == 12
-    (again,) = records.note_data([sign], T0 + 3 * HOUR)
-    assert again.number != closed.number and again.count == 5
-    assert [alert.number for alert in records.data_alerts(closed=5)] == [again.number, closed.number]
-    records.prune_data_alerts(T0 + 3 * HOUR)
-    assert [alert.number for alert in records.data_alerts(closed=5)] == [again.number]
-
-
-def test_a_fault_that_lasts_says_how_many_wait_now_and_strange_text_is_kept(records: Records) -> None:
-    records.note_data([Sign("s", Fault.WAITING, 900, "a\0b\ud800" + "c" * 1000)], T0)
-    records.note_data([Sign("s", Fault.WAITING, 40, "less"), Sign("t", Fault.SILENT, 1, "")], T0)
-    silent, waiting = records.data_alerts()
-    assert (waiting.count, waiting.about, waiting.text) == (40, "less", "s: messages waiting: 40 (less)")
-    assert silent.text == "t: no message comes"
 
 
 # ---- what is seen, with the time as an argument

@@ -10,6 +10,7 @@ from datetime import datetime
 import pytest
 
 from pm import alerts as alert_life
+from pm.data_alerts import Fault, Sign
 from pm.domain import (
     Abstention,
     Alert,
@@ -252,3 +253,32 @@ def test_steps_taken_at_once_are_all_kept(records: Records, another: Open) -> No
         found = records.alert(alert.id)
         assert (found.state, found.cleared_at, found.shelved_until) == (AlertState.SHELVED, T0, T0 + HOUR)
         assert [entry.cause for entry in records.journal(alert.id)].count(Cause.CLEAR) == 1
+
+
+# ---- data alerts
+
+
+def test_signs_of_one_fault_are_one_alert_until_it_is_closed(records: Records, another: Open) -> None:
+    sign = Sign("broker b", Fault.DROPPED, 5, "no room")
+    (raised,) = records.note_data([sign, Sign("broker b", Fault.DROPPED, 2, "no room, again")], T0)
+    assert (raised.source, raised.fault, raised.raised_at, raised.count) == ("broker b", Fault.DROPPED, T0, 5)
+    assert another().note_data([sign], T0 + HOUR) == []  # another process, the same broker
+    (found,) = records.data_alerts()
+    assert (found.count, found.about, found.raised_at, found.last_at) == (12, "no room", T0, T0 + HOUR)
+    records.close_data([found], T0 + 2 * HOUR)
+    assert records.data_alerts() == []
+    (closed,) = another().data_alerts(closed=5)
+    assert closed.closed_at == T0 + 2 * HOUR and closed.count == 12
+    (again,) = records.note_data([sign], T0 + 3 * HOUR)
+    assert again.number != closed.number and again.count == 5
+    assert [alert.number for alert in records.data_alerts(closed=5)] == [again.number, closed.number]
+    records.prune_data_alerts(T0 + 3 * HOUR)
+    assert [alert.number for alert in records.data_alerts(closed=5)] == [again.number]
+
+
+def test_a_fault_that_lasts_says_how_many_wait_now_and_strange_text_is_kept(records: Records) -> None:
+    records.note_data([Sign("s", Fault.WAITING, 900, "a\0b\ud800" + "c" * 1000)], T0)
+    records.note_data([Sign("s", Fault.WAITING, 40, "less"), Sign("t", Fault.SILENT, 1, "")], T0)
+    silent, waiting = records.data_alerts()
+    assert (waiting.count, waiting.about, waiting.text) == (40, "less", "s: messages waiting: 40 (less)")
+    assert silent.text == "t: no message comes"
