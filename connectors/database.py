@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,12 @@ _APPLICATION_ID = 0x706D7264  # "pmrd", so that another program's SQLite file is
 _PAGE_BYTES = 8192  # a row of 200 points stays in its page; 4096 would spill it from 100 on
 _BUSY_SECONDS = 10.0
 _WAL_LIMIT_BYTES = 64 * 2**20
+_WAL_TOO_LONG = 4
+"""A -wal file of so many times its limit is emptied by force, which waits for those who read."""
+_WAL_WAIT_SECONDS = 3.0
+"""For so long; our own reads hold one state for 2 s at most."""
+_WAL_AGAIN_SECONDS = 60.0
+"""After a vain wait."""
 _CHECKPOINT_PAGES = _WAL_LIMIT_BYTES // _PAGE_BYTES  # a page that every batch touches is then written back once of many
 
 # `layout` and `cells`: connectors.packing. `points` of an asset: connectors.layouts.
@@ -62,6 +69,7 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._closed = False
+        self._next_wait = 0.0
         with self._told():
             if path is not None:
                 _make_file(path)
@@ -84,10 +92,41 @@ class Database:
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
+                self._bound_wal()
             except BaseException:
                 if self._writer.in_transaction:  # SQLite undoes some failures (disk full) by itself
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _bound_wal(self) -> None:
+        """Empty a -wal file that has outgrown its limit: reads that overlap keep it from being begun anew by itself.
+
+        Who reads one state for longer than is waited for is told of; the file goes on growing until that ends.
+        """
+        if self._path is None or time.monotonic() < self._next_wait:
+            return
+        wal = Path(f"{self._path}-wal")
+        try:
+            if wal.stat().st_size <= _WAL_TOO_LONG * _WAL_LIMIT_BYTES:
+                return
+            self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * _WAL_WAIT_SECONDS)}")
+            try:
+                (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_SECONDS)}")
+            if not busy:
+                return
+            why = f"some process has been reading one state of the store for longer than {_WAL_WAIT_SECONDS:g} s"
+        except (sqlite3.Error, OSError) as error:  # what was written is durable all the same
+            why = str(error)
+        self._next_wait = time.monotonic() + _WAL_AGAIN_SECONDS
+        size = wal.stat().st_size // 2**20 if wal.exists() else 0
+        log.warning(
+            "%s has grown to %d MiB and goes on growing: %s; it shrinks when that (a backup, a sqlite3 left open) ends",
+            wal,
+            size,
+            why,
+        )
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

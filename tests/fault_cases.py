@@ -91,11 +91,17 @@ class Rig:
             self.kill_ingest()
 
     def settle(self, seconds: float = 60.0) -> int:
-        """Let everything arrive, and compare. How many readings there were."""
-        published = self.source.finish(seconds)
+        """Let everything arrive, and compare. How many readings there were. Fails when nothing came for `seconds`."""
+        published = self.source.finish(10 * seconds)
         store = open_store(self.store)
         try:
-            wait_until(lambda: store.counts()["readings"] >= published, f"{published} readings in the store", seconds)
+            stored, since = -1, time.monotonic()
+            while stored < published:
+                before, stored = stored, store.counts()["readings"]
+                since = time.monotonic() if stored > before else since
+                stuck = f"{stored} of {published} readings stored, and no more for {seconds} s: {self.log[-2000:]}"
+                assert time.monotonic() - since < seconds, stuck
+                time.sleep(0.2)
             time.sleep(0.5)  # one too many would come now
             frame = store.readings(EARLIEST, LATEST)
             assert sorted(frame["n"]) == [float(number) for number in range(published)]
@@ -113,7 +119,7 @@ def ingest_is_killed(folder: Path, broker: Mosquitto, store: Path | str, *, kill
     began = time.monotonic()
     with Rig(folder, broker, store) as rig:
         rig.kill_ingest_at_random(kills, seed)
-        published = rig.settle(120.0)
+        published = rig.settle()
     kind = "embedded" if isinstance(store, Path) else "InfluxDB"
     took = time.monotonic() - began
     return f"{kind}: ingest killed {rig.kills} times, {published} readings, all stored once, in {took:.0f} s"
@@ -135,7 +141,7 @@ def ingest_is_killed_while_the_store_comes_and_goes(
             rig.kill_ingest_at_random(1, chance.randrange(2**32))
             spooled += any(rig.spool.glob("*.spool"))
         away.unlink(missing_ok=True)
-        published = rig.settle(120.0)
+        published = rig.settle()
         wait_until(lambda: not any(rig.spool.glob("*.spool")), "an empty spool")
     assert spooled
     return (
@@ -155,7 +161,7 @@ def influxdb_is_away(folder: Path, broker: Mosquitto, server: InfluxServer, *, s
         time.sleep(seconds / 2)
         on_disk = any(rig.spool.glob("*.spool"))
         server.restart()
-        published = rig.settle(60.0 + seconds)
+        published = rig.settle()
         memory = _peak_memory(rig.ingest)
         assert on_disk == spooling
         assert spooling or "wait unacknowledged" in rig.log
