@@ -54,7 +54,12 @@ Ints = NDArray[np.int64]
 SETS: Final = ("fd001", "fd002", "fd003", "fd004")
 SETTINGS: Final = TrainSection(
     life=600,
+    life_weight=300.0,
+    life_dropout=0.0,
     schedule_features="exact",
+    epochs=20,
+    patience=20,
+    max_minutes=4.0,
     onnx=False,
 )
 """How the transformer is trained, the same for all four sets."""
@@ -152,7 +157,13 @@ def one_fold(
     trained = fit(history, learned, stopping, schema, settings, held_out=held, name="cmapss")
     forecaster = TransformerForecaster(trained.artefact)
     boosting = GradientBoosting.fit(
-        history, schema=schema, train_assets=learned, validation_assets=stopping, seed=seed, threads=threads
+        history,
+        schema=schema,
+        train_assets=learned,
+        validation_assets=stopping,
+        seed=seed,
+        threads=threads,
+        hours=(HORIZON_HOURS,),
     )
     lives = {}
     ends = test.readings.groupby("asset")["time"].max()

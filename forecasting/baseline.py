@@ -102,10 +102,12 @@ class GradientBoosting:
         until: datetime | None = None,
         most_trees: int = 300,
         threads: int = 0,
+        hours: Sequence[int] = REPORTED_HOURS,
     ) -> GradientBoosting:
         """Learn from `train_assets`, stopped by `validation_assets`, from nothing dated after `until`.
 
-        The same arguments give the same trees. threads 0 takes every core. Raises TrainingError where the training
+        The same arguments give the same trees. threads 0 takes every core. hours: the horizons that are asked for.
+        Raises TrainingError where the training
         assets have no readings.
         """
         rng = np.random.default_rng(seed)
@@ -131,11 +133,11 @@ class GradientBoosting:
             "verbosity": -1,
         }
         boosters = {}
-        for hours in REPORTED_HOURS:
-            boosters[hours] = _boost(
+        for horizon in hours:
+            boosters[horizon] = _boost(
                 settings | {"objective": "binary"},
-                learn.failing(hours),
-                stop.failing(hours) if stop else None,
+                learn.failing(horizon),
+                stop.failing(horizon) if stop else None,
                 most_trees,
             )
         life = _boost(settings | {"objective": "l2"}, learn.life(), stop.life() if stop else None, most_trees)
@@ -144,17 +146,18 @@ class GradientBoosting:
     def forecast(self, history: History, assets: Sequence[str], time_us: Ints) -> BaselineForecast:
         grid = training_grid(history, self._schema, sorted(set(assets)), None)
         rows = rows_at(grid, assets, time_us)
-        probability = np.full((rows.size, len(REPORTED_HOURS)), np.nan)
+        horizons = sorted(self._trees)
+        probability = np.full((rows.size, len(horizons)), np.nan)
         rul = np.full(rows.size, np.nan)
         known = np.flatnonzero(rows >= 0)
         for part in np.array_split(known, max(1, -(-known.size // _CHUNK))):
             X = _inputs(grid, self._normaliser, rows[part])
-            for column, hours in enumerate(REPORTED_HOURS):
+            for column, hours in enumerate(horizons):
                 probability[part, column] = _answers(self._trees[hours], X)
             rul[part] = np.clip(_answers(self._life, X), 0.0, self._schema.rul_cap)
         # Three models know nothing of each other: a longer horizon is never less likely.
         probability = np.maximum.accumulate(probability, axis=1)
-        by_hours = {hours: probability[:, column] for column, hours in enumerate(REPORTED_HOURS)}
+        by_hours = {hours: probability[:, column] for column, hours in enumerate(horizons)}
         return BaselineForecast(by_hours, rul * self._schema.step_hours)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from forecasting.batches import Resident
-from forecasting.losses import censored_nll, counts
+from forecasting.losses import censored_nll, counts, loss_of
 from forecasting.model import HazardTransformer, Network
 from forecasting.precision import Precision
 from forecasting.profiling import Profile
@@ -45,7 +45,7 @@ class Progress:
     loss: float
     """Mean loss of this epoch so far, in nats per position."""
     validation: float | None
-    """Censored negative log-likelihood of the validation slice after the last whole epoch."""
+    """The same of the validation slice after the last whole epoch."""
     eta_seconds: float
     rate: float
     """Windows per second, in all processes together."""
@@ -172,7 +172,8 @@ class EpochLoop:
 
     def _score(self) -> float:
         network = self._trainer.averaged.network
-        return stopping_nll(network, self._validation, self._stopping, self._precision, self._workers)
+        weight = self._settings.life_weight
+        return stopping_loss(network, self._validation, self._stopping, self._precision, weight, self._workers)
 
     def _plan(self, number: int, now: float) -> None:
         """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
@@ -270,11 +271,15 @@ def stopping_windows(judged: Ints, stride: int) -> Ints:
     return np.array(kept[::-1], dtype=np.int64)
 
 
-def stopping_nll(
-    network: Network, resident: Resident, ends: Ints, precision: Precision, workers: Workers | None = None
+def stopping_loss(
+    network: Network,
+    resident: Resident,
+    ends: Ints,
+    precision: Precision,
+    life_weight: float,
+    workers: Workers | None = None,
 ) -> float:
-    """Mean censored negative log-likelihood in nats of the later half of the positions of these windows: nearly what
-    `validation_nll` says, at a fraction of its cost."""
+    """Mean training loss of the later half of the positions of these windows, each with half a context before it."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     half = resident.schema.context // resident.schema.patch // 2
     with torch.inference_mode():
@@ -283,8 +288,9 @@ def stopping_nll(
             windows, targets = resident.windows(part), resident.targets(part)
             with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
                 outlook = network(windows)
-            counted = counts(targets, windows.alive, 0)[:, half:]
-            total += (censored_nll(outlook.logits, targets)[:, half:] * counted).sum().double().cpu()
+            counted = counts(targets, windows.alive, 0)
+            counted[:, :half] = False
+            total += loss_of(outlook, targets, counted, life_weight).double().cpu()
             count += int(counted.sum())
     summed, positions = (workers or Workers()).total([float(total), float(count)])
     return summed / max(positions, 1.0)

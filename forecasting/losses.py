@@ -9,10 +9,6 @@ from torch.nn import functional
 from forecasting.batches import Targets
 from forecasting.model import Outlook
 
-RUL_WEIGHT = 0.5
-RUL_BEND = 0.1
-"""Share of the cap at which the remaining-life loss turns from square to linear."""
-
 
 def censored_nll(logits: Tensor, targets: Targets) -> Tensor:
     """Negative log-likelihood of each position, in nats.
@@ -43,9 +39,12 @@ def counts(targets: Targets, alive: Tensor, history: int) -> Tensor:
     return known & alive & (alive.cumsum(dim=1) > history)
 
 
-def loss_of(outlook: Outlook, targets: Targets, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over the counted positions of the whole loss, and of the likelihood's part alone."""
+def loss_of(outlook: Outlook, targets: Targets, counted: Tensor, life_weight: float) -> Tensor:
+    """Sum over the counted positions of the likelihood's part and `life_weight` times that of remaining life.
+
+    That is half the squared error, in shares of the cap squared, where remaining life is known: its best answer is the
+    expected remaining life.
+    """
     nll = censored_nll(outlook.logits, targets)[counted].sum()
     scored = counted & targets.rul_known
-    life = functional.smooth_l1_loss(outlook.rul[scored], targets.rul[scored], reduction="sum", beta=RUL_BEND)
-    return nll + RUL_WEIGHT * life, nll
+    return nll + 0.5 * life_weight * (outlook.rul[scored] - targets.rul[scored]).square().sum()

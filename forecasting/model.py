@@ -20,6 +20,10 @@ from forecasting.batches import Windows
 
 SLOW_KNOTS = 8
 """Pieces that a slow feature is cut into, so that the first layer can tell "yesterday" from "last month"."""
+SUMMARY_PIECES = 8
+"""Pieces that a column of the life summaries is cut into, each holding as many of the training rows."""
+NARROWEST = 1e-3
+"""Least width of a piece, in deviations of its column."""
 HORIZON_KNOTS = 12
 MLP_FACTOR = 2
 RECENT = 4
@@ -45,6 +49,8 @@ class Architecture:
     summary_columns: int = 0
     members: int = 1
     """Networks whose log odds are averaged."""
+    life_dropout: float = 0.0
+    """Share of windows that training shows without their summaries, so that attention learns to do without."""
 
     @property
     def embedding(self) -> int:
@@ -111,12 +117,27 @@ class Block(nn.Module):
 
 
 class Life(nn.Module):
-    """Joins what attention found in the window with what the whole life so far looks like."""
+    """Joins what attention found in the window with what the whole life so far looks like.
 
-    def __init__(self, columns: int, width: int, dropout: float) -> None:
+    Every summary is cut at its quantiles into pieces (Gorishniy et al., "On embeddings for numerical features in
+    tabular deep learning", 2022): a plain linear layer cannot tell a level that matters from one that does not, as a
+    tree does at its first split.
+    """
+
+    edges: Tensor
+
+    def __init__(self, columns: int, width: int, dropout: float, hidden: float) -> None:
+        """hidden: share of windows that training shows without their summaries."""
         super().__init__()
+        self.hidden = hidden
+        edges = torch.linspace(-2.0, 2.0, SUMMARY_PIECES + 1)[:, None].repeat(1, columns)
+        self.register_buffer("edges", edges)
         self.summary = nn.Sequential(
-            nn.Linear(columns, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.Dropout(dropout)
+            nn.Linear(columns * SUMMARY_PIECES, width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.Dropout(dropout),
         )
         self.before_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
@@ -125,7 +146,11 @@ class Life(nn.Module):
 
     def forward(self, x: Tensor, summary: Tensor) -> Tensor:
         """x [B, T, W], summary [B, T, M] -> [B, T, W]."""
-        x = x + self.summary(summary)
+        low, high = self.edges[:-1], self.edges[1:]
+        found = self.summary(((summary[..., None, :] - low) / (high - low)).clamp(0.0, 1.0).flatten(-2))
+        if self.training and self.hidden > 0.0:
+            found = found * (torch.rand(len(x), 1, 1, device=x.device) >= self.hidden)
+        x = x + found
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 
 
@@ -135,8 +160,11 @@ class HazardTransformer(nn.Module):
     basis: Tensor
     turns: Tensor
 
-    def __init__(self, sizes: Architecture, base_hazard: np.ndarray | None = None) -> None:
-        """base_hazard: [K] chance of failing by each mode in one bin, whichever the asset: where the head starts."""
+    def __init__(
+        self, sizes: Architecture, base_hazard: np.ndarray | None = None, edges: np.ndarray | None = None
+    ) -> None:
+        """base_hazard: [K] chance of failing by each mode in one bin, whichever the asset: where the head starts.
+        edges: where the summaries are cut, of `quantile_edges`."""
         super().__init__()
         self.sizes = sizes
         width = sizes.width
@@ -146,7 +174,8 @@ class HazardTransformer(nn.Module):
         self.from_static = nn.Linear(sizes.static_columns, width, bias=False)
         self.blocks = nn.ModuleList(Block(width, sizes.heads, sizes.dropout) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(width)
-        self.life = Life(sizes.summary_columns, width, sizes.dropout) if sizes.summary_columns else None
+        summaries = sizes.summary_columns
+        self.life = Life(summaries, width, sizes.dropout, sizes.life_dropout) if summaries else None
         basis = horizon_basis(sizes.horizon)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
         half = width // sizes.heads // 2
@@ -154,6 +183,8 @@ class HazardTransformer(nn.Module):
         self.hazard = nn.Linear(width, basis.shape[1] * sizes.modes)
         self.rul = nn.Linear(width, 1)
         self._start_at(base_hazard)
+        if self.life is not None and edges is not None:
+            self.life.edges.copy_(torch.from_numpy(edges))
 
     def _start_at(self, base_hazard: np.ndarray | None) -> None:
         for module in self.modules():
@@ -263,6 +294,13 @@ def pieces(x: Tensor) -> Tensor:
     """[..., L] in [0, 1] to [..., L * SLOW_KNOTS]: piecewise-linear encoding (Gorishniy et al., 2022, equal pieces)."""
     lows = torch.arange(SLOW_KNOTS, device=x.device, dtype=x.dtype)
     return (x[..., None] * SLOW_KNOTS - lows).clamp(0.0, 1.0).flatten(-2)
+
+
+def quantile_edges(summaries: np.ndarray) -> np.ndarray:
+    """[SUMMARY_PIECES + 1, M] where the columns of [R, M] summaries are cut, rising in each column."""
+    edges = np.quantile(summaries, np.linspace(0.0, 1.0, SUMMARY_PIECES + 1), axis=0)
+    # Quantiles that coincide make a step there, not a division by nothing.
+    return np.asarray(edges + np.arange(SUMMARY_PIECES + 1)[:, None] * NARROWEST, dtype=np.float32)
 
 
 def horizon_basis(horizon: int) -> np.ndarray:

@@ -21,7 +21,15 @@ from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
 from forecasting.losses import censored_nll
 from forecasting.mapped import features_within
-from forecasting.model import Architecture, HazardTransformer, Network, joined_weights, member_weights, network_of
+from forecasting.model import (
+    Architecture,
+    HazardTransformer,
+    Network,
+    joined_weights,
+    member_weights,
+    network_of,
+    quantile_edges,
+)
 from forecasting.precision import Precision, choose_device
 from forecasting.profiling import profiled
 from forecasting.reference import Slice, fit_reference
@@ -36,6 +44,8 @@ from pm.errors import TrainingError
 log = logging.getLogger(__name__)
 
 CALIBRATION_POSITIONS = 20_000
+EDGE_ROWS = 20_000
+"""Rows that tell where the summaries are cut."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,8 @@ def fit(
     features = features_within(grid, normaliser, settings.memory, device, execution.scratch)
     resident = Resident(grid, features, labels, device=device)
     sizes = architecture_of(schema, features, settings)
+    read = np.flatnonzero(grid.observed)
+    edges = quantile_edges(features.summary[read[:: max(1, len(read) // EDGE_ROWS)]])
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
     validation_labels = labels_of(validation_grid)
     seen = features_within(validation_grid, normaliser, settings.memory, device, execution.scratch)
@@ -129,7 +141,7 @@ def fit(
         share = settings.max_minutes * (member + 1) / sizes.members
         own = settings.model_copy(update={"seed": settings.seed + member, "max_minutes": share})
         torch.manual_seed(own.seed)
-        network = HazardTransformer(replace(sizes, members=1), base)
+        network = HazardTransformer(replace(sizes, members=1), base, edges)
         if start_from is not None:
             network.load_state_dict(member_weights(start_from.weights, member, sizes.members))
         state = execution.snapshots and execution.snapshots.with_name(f"{execution.snapshots.name}.{member}")
@@ -221,6 +233,7 @@ def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSe
         dropout=settings.dropout,
         summary_columns=features.summary.shape[1],
         members=settings.members,
+        life_dropout=settings.life_dropout,
     )
 
 

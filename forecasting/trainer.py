@@ -144,7 +144,7 @@ class Trainer:
                 ):
                     outlook = self._forward(windows)
                 with record_function("loss"):
-                    loss, _ = loss_of(outlook, target, mask)
+                    loss = loss_of(outlook, target, mask, self._settings.life_weight)
                 with record_function("backward"):
                     # Averaged over the processes by DistributedDataParallel: their sum is what is wanted.
                     torch.autograd.backward(self._scaler.scale(loss * self._workers.size / max(positions, 1)))

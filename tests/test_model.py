@@ -8,15 +8,19 @@ import torch
 from torch import nn
 
 from forecasting.batches import Targets, Windows
-from forecasting.losses import censored_nll, counts
+from forecasting.losses import censored_nll, counts, loss_of
 from forecasting.model import (
     SLOW_KNOTS,
+    SUMMARY_PIECES,
     Architecture,
     Attention,
     HazardTransformer,
+    Life,
+    Outlook,
     attention_mask,
     horizon_basis,
     pieces,
+    quantile_edges,
     rotate,
 )
 
@@ -132,6 +136,43 @@ def test_pieces_are_a_thermometer():
     assert found[1].tolist() == [1.0] * 4 + [0.0] * 4
     assert found[2].tolist() == [1.0] * 8
     assert found[3].tolist() == [1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_summaries_are_cut_at_their_quantiles():
+    rng = np.random.default_rng(0)
+    edges = quantile_edges(np.stack([rng.normal(size=4000), rng.exponential(size=4000), np.ones(4000)], axis=1))
+    assert edges.shape == (SUMMARY_PIECES + 1, 3)
+    assert (np.diff(edges, axis=0) > 0).all(), "a column that says nothing must not divide by nothing"
+    life = Life(3, 8, 0.0, 0.5).eval()
+    life.edges.copy_(torch.from_numpy(edges))
+    given = torch.tensor([[[float(edges[2, 0]), 100.0, 1.0]]])
+    pieces_of = torch.zeros(SUMMARY_PIECES, 3)
+    pieces_of[:2, 0] = 1.0  # the first two pieces are full
+    pieces_of[:, 1] = 1.0
+    whole = torch.zeros(1, 1, 8)
+    whole = whole + life.summary(pieces_of.flatten())
+    expected = whole + life.mlp(life.before_mlp(whole))
+    torch.testing.assert_close(life(torch.zeros(1, 1, 8), given), expected)
+
+
+def test_training_hides_the_summaries_of_some_windows():
+    torch.manual_seed(4)
+    life = Life(2, 8, 0.0, 0.25)
+    found = life(torch.zeros(400, 3, 8), torch.ones(400, 3, 2))
+    bare = life.mlp(life.before_mlp(torch.zeros(8)))
+    hidden = (found - bare).abs().amax(dim=-1) < 1e-6
+    assert (hidden.all(dim=1) == hidden.any(dim=1)).all(), "for a whole window or not at all"
+    assert hidden.all(dim=1).float().mean() == pytest.approx(0.25, abs=0.08)
+
+
+def test_remaining_life_costs_half_its_squared_error_where_it_is_known():
+    logits, rul = torch.zeros(1, 3, 2, 1), torch.tensor([[0.5, 0.9, 0.1]])
+    unknown = torch.full((1, 3), -1), torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, 1)
+    told = Targets(*unknown, torch.tensor([[0.7, 0.9, 0.8]]), torch.tensor([[True, True, False]]))
+    counted = torch.tensor([[True, False, True]])
+    assert float(loss_of(Outlook(logits, rul, torch.zeros(1, 3, 4)), told, counted, 3.0)) == pytest.approx(
+        0.5 * 3.0 * 0.2**2
+    )
 
 
 def targets(event_bin: int, known: int, modes: list[float]) -> Targets:

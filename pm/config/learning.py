@@ -31,6 +31,9 @@ class TrainSection(Section):
     """Dropout in training."""
     point_dropout: Share = 0.1
     """Share of points hidden at random in training, so that a lost sensor degrades a forecast and does not break it."""
+    life_dropout: Share = 0.1
+    """Share of windows shown in training without the summaries of their asset's life, so that neither is relied on
+    alone; 0 where records run from new to failure and the summaries tell most."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
     """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
     epochs: Annotated[int, Field(ge=1)] = 20
@@ -47,6 +50,8 @@ class TrainSection(Section):
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     """Weight decay of AdamW."""
+    life_weight: Annotated[float, Field(ge=0.0)] = 2.0
+    """Weight of remaining life in the loss; raise it where remaining life matters more than the hazard."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic of the forward pass; auto takes what the device is made for and says so."""
     onnx: bool = True
