@@ -104,9 +104,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     history = read(source).history
     test = read(given.recordings / f"cmapss-{given.name}-test").history
-    print(f"{given.name} on {hardware()}")
+    print(f"{given.name} on {hardware()}", flush=True)
     told: dict[str, list[Floats]] = {TRANSFORMER: [], BOOSTING: []}
-    answers = []
+    answers: list[Answers] = []
+    gap, names = remaining(history, test), [asset.name for asset in test.assets]
     folds = dealt([asset.name for asset in history.assets], given.folds)
     for number, held in enumerate(folds[: given.judged]):
         began = time.monotonic()
@@ -114,19 +115,12 @@ def main() -> None:
         answers.append(judged)
         for who, life in lives.items():
             told[who].append(life)
-        rows = scores([judged], len(history.assets), remaining(history, test), given.seed)
-        print(
-            f"fold {number}: "
-            + ", ".join(f"{label} {ours.value:.4g} / {theirs.value:.4g}" for label, ours, theirs in rows)
-            + f", {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-    print_table(scores(answers, len(history.assets), remaining(history, test), given.seed))
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        names = [asset.name for asset in test.assets]
-        write(given.out, names, np.mean(told[TRANSFORMER], axis=0))
-        write(given.out.with_stem(f"{given.out.stem}-boosting"), names, np.mean(told[BOOSTING], axis=0))
+        print(f"\nAfter fold {number + 1} of {len(folds)}, {time.monotonic() - began:.0f} s:", flush=True)
+        print_table(scores(answers, gap, given.seed))
+        if given.out is not None:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            write(given.out, names, np.mean(told[TRANSFORMER], axis=0))
+            write(given.out.with_stem(f"{given.out.stem}-boosting"), names, np.mean(told[BOOSTING], axis=0))
 
 
 def dealt(names: Sequence[str], folds: int) -> list[list[str]]:
@@ -202,7 +196,7 @@ def _answers(
     )
 
 
-def scores(answers: Sequence[Answers], engines: int, gap: float, seed: int) -> list[tuple[str, Estimate, Estimate]]:
+def scores(answers: Sequence[Answers], gap: float, seed: int) -> list[tuple[str, Estimate, Estimate]]:
     """Each score of the transformer and of gradient boosting, with replicates that pair."""
     engine = np.concatenate([part.engine for part in answers])
     cycle = np.concatenate([part.cycle for part in answers])
@@ -234,7 +228,7 @@ def print_table(rows: Sequence[tuple[str, Estimate, Estimate]]) -> None:
     for label, ours, theirs in rows:
         digits = 2 if "RMSE" in label else 4
         cells = [_text(one, digits) for one in (ours, theirs, ours.minus(theirs))]
-        print(f"| {label} | {' | '.join(cells)} |")
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 def _text(value: Estimate, digits: int) -> str:
