@@ -9,8 +9,8 @@ each cycle from what came before it. Every fold begins from its own seed, so tha
 Remaining life is judged as on the test engines: capped at 125, at the last cycle of an engine cut off before its
 failure. An engine is cut at random, between 6 cycles before its failure and twice as many as the test engines have
 left on average (their lengths tell), but not before its 20th cycle. The figure is the expectation over that cut, every
-engine weighing the same. The hazard over 72 cycles is judged at every cycle. The transformer abstains from nothing here. Intervals come from a
-bootstrap over engines; the difference is taken in pairs.
+engine weighing the same. The hazard over 72 cycles is judged at every cycle. The transformer abstains from nothing
+here. Intervals come from a bootstrap over engines; the difference is taken in pairs.
 
 --out: remaining life of the cut-off test engines at their last cycle, the mean of the folds' models, as
 `asset,rul_hours`; gradient boosting's goes beside it, with `-boosting` in its name.
