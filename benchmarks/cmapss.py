@@ -207,18 +207,20 @@ def scores(answers: Sequence[Answers], gap: float, seed: int) -> list[tuple[str,
     draws = multiplicities(len(present), REPLICATES, np.random.default_rng(seed))
     cut = (left >= NEAREST_CUT) & (left <= 2.0 * gap) & (cycle >= EARLIEST_CUT)
     weight = 1.0 / np.bincount(engine[cut], minlength=len(present)).clip(1)[engine[cut]]
-    due = left <= HORIZON_HOURS
+    ahead = left > 0  # at its last cycle an engine has failed: there is nothing to forecast
+    due = (left <= HORIZON_HOURS)[ahead]
     found: dict[str, list[Estimate]] = {}
     for who in (TRANSFORMER, BOOSTING):
         life = np.concatenate([part.life[who] for part in answers])
         failing = np.concatenate([part.failing[who] for part in answers])
         missed = (life - np.minimum(left, SETTINGS.rul_cap))[cut]
         square = mean_over_assets(missed**2, engine[cut], draws, weight)
-        ranking = Ranking(due, failing, engine)
+        failing, runs = failing[ahead], engine[ahead]
+        ranking = Ranking(due, failing, runs)
         found[who] = [
             estimate(float(np.sqrt(square.value or 0.0)), np.sqrt(square.replicates)),
             estimate(ranking.average_precision(), np.array([ranking.average_precision(draw) for draw in draws])),
-            reliability(due, failing, engine, draws).error,
+            reliability(due, failing, runs, draws).error,
         ]
     labels = ("remaining life, RMSE", "PR-AUC at 72", "calibration error at 72")
     return list(zip(labels, found[TRANSFORMER], found[BOOSTING], strict=True))

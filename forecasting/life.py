@@ -31,7 +31,7 @@ SHARES = (24, 0)
 @dataclass(frozen=True)
 class Layout:
     """Columns of a summary: blocks of P columns, one for each point: the statistics of every span, the early level,
-    two departures from it, shares of presence; then the age."""
+    two departures from it, shares of presence, the pace over the life; then the age."""
 
     points: int
     life: int
@@ -45,7 +45,7 @@ class Layout:
     @property
     def blocks(self) -> int:
         """Blocks of P columns each."""
-        return len(STATISTICS) * len(self.spans) + 3 + len(SHARES)
+        return len(STATISTICS) * len(self.spans) + 3 + len(SHARES) + 1
 
     @property
     def width(self) -> int:
@@ -102,9 +102,10 @@ def _of_some(
     sums = [_running(part) for part in parts]
     found = np.empty((len(rows), layout.blocks, layout.points), dtype=np.float32)
     place = 3 * len(spans)
-    moments = _moments([s[rows + 1][:, None] - s[firsts] for s in sums], rows[:, None, None])
+    *moments, pace = _moments([s[rows + 1][:, None] - s[firsts] for s in sums], rows[:, None, None])
     for number, values in enumerate(moments):
         found[:, number:place:3] = values
+    found[:, -1] = pace[:, -1]  # of the last span, the life
     known = sums[0][early] - sums[0][birth]
     own = (sums[3][early] - sums[3][birth]) / np.where(known > 0, known, np.nan) / UNITS
     found[:, place] = own
@@ -124,10 +125,12 @@ def _running(part: npt.NDArray[np.generic]) -> Ints:
     return sums
 
 
-def _moments(
-    sums: list[Ints], end: Ints
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean, standard deviation and rise over the span from sums over it, in units of the signal."""
+def _moments(sums: list[Ints], end: Ints) -> tuple[npt.NDArray[np.float64], ...]:
+    """Mean, standard deviation and rise over the span from sums over it, in units of the signal; and its pace.
+
+    The pace is the slope per `EARLY` steps, drawn towards none as if that many steps more had shown none: level over
+    pace is what is left of a life.
+    """
     n, t, tt, x, xx, tx = sums
     tx, tt, t = tx - end * x, tt - 2 * end * t + end * end * n, t - end * n
     some = np.where(n > 0, n, np.nan)
@@ -135,5 +138,6 @@ def _moments(
     mean = x / some
     scatter = np.sqrt(np.maximum(xx / pairs - (x / pairs) ** 2, 0.0))
     duration = tt / pairs - (t / pairs) ** 2
-    slope = (tx / pairs - (t / pairs) * (x / pairs)) / duration
-    return mean / UNITS, scatter / UNITS, slope * np.sqrt(12.0 * duration) / UNITS
+    together = tx / pairs - (t / pairs) * (x / pairs)
+    pace = EARLY * together / (duration + EARLY**2 / 12.0)
+    return mean / UNITS, scatter / UNITS, together / duration * np.sqrt(12.0 * duration) / UNITS, pace / UNITS

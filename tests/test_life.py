@@ -58,6 +58,9 @@ def test_summaries_equal_a_plain_loop(rng):
                     assert scatter == pytest.approx(values.std(), abs=1e-4)
                     rise = np.polyfit(times - row, values, 1)[0] * np.sqrt(12) * times.std()
                     assert slope == pytest.approx(rise, abs=1e-3)
+                    together = np.cov(times, values, ddof=0)[0, 1]
+                    pace = EARLY * together / (times.var() + EARLY**2 / 12)
+                    assert which + 1 < len(LAYOUT.spans) or blocks[number, -1, point] == pytest.approx(pace, abs=1e-4)
             place = 3 * len(LAYOUT.spans)
             _, early = seen(normal, present, born, min(born + EARLY - 1, row), point)
             if len(early):
