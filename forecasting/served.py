@@ -167,6 +167,9 @@ class LastBlock(nn.Module):
 class ServedLife(nn.Module):
     """`Life` of the last token, with the bias of what it adds first borne by the norm before it."""
 
+    lows: Tensor
+    slopes: Tensor
+
     def __init__(self, life: Life, norm: nn.LayerNorm) -> None:
         super().__init__()
         first, second = _linears(life.summary)
@@ -175,9 +178,13 @@ class ServedLife(nn.Module):
         self.before_mlp = _norm(life.before_mlp)
         self.mlp = _mlp(life.mlp)
         self.joined = _fixed(second.weight.T)
+        edges = life.edges.detach().cpu()
+        self.register_buffer("lows", edges[:-1].clone(), persistent=False)
+        self.register_buffer("slopes", 1.0 / (edges[1:] - edges[:-1]), persistent=False)
 
     def forward(self, x: Tensor, summary: Tensor) -> Tensor:
-        x = torch.addmm(x, self.summary(summary), self.joined)
+        pieces = ((summary[:, None] - self.lows) * self.slopes).clamp(0.0, 1.0).flatten(1)
+        x = torch.addmm(x, self.summary(pieces), self.joined)
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 
 
