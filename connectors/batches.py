@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -62,8 +62,11 @@ def from_readings(readings: Iterable[Reading]) -> list[Batch]:
     Raises StoreError for a name, time or value that a store cannot hold.
     """
     readings = list(readings)
-    if len({(reading.asset, reading.time_us) for reading in readings}) == len(readings):
-        return [_from_rows(readings)] if readings else []  # the usual case: nothing to join
+    if not readings:
+        return []
+    assets, times, _ = zip(*readings, strict=True)
+    if len(set(zip(assets, times, strict=True))) == len(readings):
+        return [_from_rows(readings)]  # the usual case: nothing to join
     layers: list[dict[tuple[str, int], dict[str, float]]] = [{}]
     for reading in readings:
         _place(layers, reading)
@@ -85,21 +88,28 @@ def _place(layers: list[dict[tuple[str, int], dict[str, float]]], reading: Readi
 
 def _from_rows(rows: Sequence[Reading]) -> Batch:
     """Rows of different assets and times as one batch. Those with the same points are taken over together."""
-    index: dict[str, int] = {}
-    asset_of = np.fromiter((index.setdefault(row.asset, len(index)) for row in rows), np.intp, len(rows))
-    times = np.array([row.time_us for row in rows], dtype=np.int64)
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        alike.setdefault(tuple(row.values), []).append(number)
+    assets, times, readings = zip(*rows, strict=True)
+    index = {asset: number for number, asset in enumerate(dict.fromkeys(assets))}
+    asset_of = np.fromiter(map(index.__getitem__, assets), np.intp, len(rows))
+    shapes = list(map(tuple, readings))
+    alike: dict[tuple[str, ...], list[int]] = {shape: [] for shape in dict.fromkeys(shapes)}
     columns = {point: column for column, point in enumerate(dict.fromkeys(chain.from_iterable(alike)))}
-    values = np.full((len(rows), len(columns)), np.nan)
-    for points, numbers in alike.items():
-        read = np.array([tuple(rows[number].values.values()) for number in numbers], dtype=np.float64)
-        if len(alike) == 1:
-            values = read
-        elif points:
-            values[np.ix_(numbers, [columns[point] for point in points])] = read
-    return _checked(tuple(index), asset_of, times, tuple(columns), values.reshape(len(rows), len(columns)))
+    if len(alike) == 1:
+        values = _read(readings, len(columns))
+    else:
+        for number, shape in enumerate(shapes):
+            alike[shape].append(number)
+        values = np.full((len(rows), len(columns)), np.nan)
+        for points, numbers in alike.items():
+            places = np.ix_(numbers, [columns[point] for point in points])
+            values[places] = _read([readings[number] for number in numbers], len(points))
+    return _checked(tuple(index), asset_of, np.array(times, dtype=np.int64), tuple(columns), values)
+
+
+def _read(readings: Sequence[Mapping[str, float]], width: int) -> NDArray[np.float64]:
+    """The values of readings of the same `width` points, rows x points."""
+    whole = chain.from_iterable(reading.values() for reading in readings)
+    return np.fromiter(whole, np.float64, len(readings) * width).reshape(len(readings), width)
 
 
 def from_frame(readings: pd.DataFrame) -> list[Batch]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -83,8 +82,7 @@ class Decoder:
             readings = tuple(r for r in found.readings if r.time_us != _UNDATED)
             if readings:
                 self._refuse_future(max(reading.time_us for reading in readings), received_us)
-            return replace(
-                found,
+            return found._replace(
                 readings=readings,
                 doubtful=tuple(d for d in found.doubtful if d.time_us != _UNDATED),
                 tags=found.tags if readings else (),

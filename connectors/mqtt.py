@@ -17,6 +17,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from connectors.arrivals import Arrivals
 from connectors.decode import Decoder, routes_of
+from connectors.decode_many import BatchDecoder
 from connectors.mqtt_bulk import BulkClient
 from connectors.mqtt_filters import FilterMemory
 from connectors.mqtt_packets import Publish
@@ -51,6 +52,9 @@ class MqttFeed:
     Maximum), and should it send more the network thread waits.
     """
 
+    _beside = b""
+    """How topics begin of which the feed has messages that are no readings."""
+
     def __init__(
         self,
         section: BrokerSection,
@@ -80,6 +84,7 @@ class MqttFeed:
             )
         self._filters = tuple(f"$share/{section.share}/{each}" for each in filters) if section.share else filters
         self._decoder = Decoder(routes, max_future=max_future)
+        self._batches = BatchDecoder(routes, max_future=max_future, beside=self._beside)
         self._arrivals = Arrivals(queue, patience=section.keepalive.total_seconds() / 3)
         self._closing = False
         self._messages = 0
@@ -154,11 +159,11 @@ class MqttFeed:
     def take(self, limit: int, timeout: float) -> list[Delivery]:
         taken = self._arrivals.take(limit, timeout)
         self._notice_silence()
-        return [
-            self._delivery(arrived.generation, arrived.first_us + number, message)
-            for arrived in taken
-            for number, message in enumerate(arrived.messages)
-        ]
+        found: list[Delivery] = []
+        for generation, first_us, messages in taken:
+            receipts = [Receipt(self, generation, mid, qos) for _, _, mid, qos, _ in messages]
+            found += self._batches.decode(messages, first_us, receipts, partial(self._delivery, generation))
+        return found
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """A delivery of a connection that is gone is passed over: the broker sends it again on the present one."""
@@ -189,7 +194,7 @@ class MqttFeed:
             self._unsubscribed.wait(_GOODBYE_SECONDS)
         self._session.close()
 
-    def _delivery(self, generation: int, received_us: int, message: Publish) -> Delivery:
+    def _delivery(self, generation: int, message: Publish, received_us: int) -> Delivery:
         topic, payload, mid, qos, retained = message
         receipt = Receipt(self, generation, mid, qos)
         try:

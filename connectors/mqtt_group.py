@@ -41,6 +41,7 @@ class _Member(MqttFeed):
     def __init__(self, section: BrokerSection, heard: Callable[[str, bool], None], **options: Any) -> None:
         self._own_presence = PRESENCE.format(group=section.share, member=section.client_id)
         self._presence = PRESENCE.format(group=section.share, member="")
+        self._beside = self._presence.encode()
         self._on_presence = heard
         super().__init__(section, **options)
         self._filters = (*self._filters, f"{self._presence}+")
@@ -58,12 +59,12 @@ class _Member(MqttFeed):
         super()._on_open(session_present)
         self._session.client.publish(self._own_presence, _HERE, qos=1, retain=True)
 
-    def _delivery(self, generation: int, received_us: int, message: Publish) -> Delivery:
+    def _delivery(self, generation: int, message: Publish, received_us: int) -> Delivery:
         topic, payload, mid, qos, _ = message
-        if topic.startswith(self._presence.encode()):
+        if topic.startswith(self._beside):
             self._on_presence(topic.decode(errors="replace")[len(self._presence) :], payload == _HERE)
             return Delivery(Receipt(self, generation, mid, qos))
-        return super()._delivery(generation, received_us, message)
+        return super()._delivery(generation, message, received_us)
 
 
 class _Taken(MqttFeed):

@@ -62,10 +62,13 @@ def read_publishes(
             break
         stop, body = data[at + 1], at + 2
         if stop >= 0x80:
-            length = _variable(data, at + 1)
-            if length is None or length[0] < 0:
-                break
-            stop, body = length
+            if data[body] < 0x80:  # up to 16 KiB, as nearly all
+                stop, body = stop & 0x7F | data[body] << 7, body + 1
+            else:
+                length = _variable(data, at + 1)
+                if length is None or length[0] < 0:
+                    break
+                stop, body = length
         stop += body
         topic_at = body + 2
         if stop > end or stop < topic_at:

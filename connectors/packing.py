@@ -50,13 +50,14 @@ def _packed_dense(times: NDArray[np.int64], values: NDArray[np.float64]) -> list
 
 def _packed_sparse(times: NDArray[np.int64], values: NDArray[np.float64]) -> list[bytes]:
     row, place = np.nonzero(~np.isnan(values))
-    empty = np.setdiff1d(np.arange(len(times)), row)
+    counts = np.bincount(row, minlength=len(times))
+    empty = np.flatnonzero(counts == 0)
     order = np.argsort(np.concatenate((row, empty)), kind="stable")
     cells = np.empty(len(order), dtype=_CELL)
     cells["time"] = times[np.concatenate((row, empty))[order]]
     cells["place"] = np.concatenate((place, np.full(len(empty), _NOTHING)))[order]
     cells["value"] = np.concatenate((values[row, place], np.full(len(empty), np.nan)))[order]
-    stops = _CELL.itemsize * np.cumsum(np.maximum(np.bincount(row, minlength=len(times)), 1))
+    stops = _CELL.itemsize * np.cumsum(np.maximum(counts, 1))
     packed = cells.tobytes()
     return [packed[start:stop] for start, stop in zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)]
 

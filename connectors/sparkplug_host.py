@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from connectors.sparkplug import (
@@ -280,7 +279,7 @@ class SparkplugHost:
         readout = read_metrics(message.parsed, table, message.received_us, latest_us=self._latest(message))
         delivery = self._delivery(message, claim.asset, readout, table.faults)
         ended = self._heard(claim.asset) or delivery.receipt.silences  # type: ignore[attr-defined]
-        return replace(delivery, receipt=News(ended, table.points)) if ended or table.points else delivery
+        return delivery._replace(receipt=News(ended, table.points)) if ended or table.points else delivery
 
     def _data(self, node: Node, message: Message) -> list[Delivery]:
         found = [] if node.birth is None else self._own_birth(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pm.domain import (
     Alert,
@@ -96,9 +96,11 @@ class Reject:
     received_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What one message of a feed brought. Exactly one of the four is filled, or none for a message to pass over."""
+class Delivery(NamedTuple):
+    """What one message of a feed brought. Exactly one of the four is filled, or none for a message to pass over.
+
+    A tuple, as thousands are made a second.
+    """
 
     receipt: object
     """Handed back to `Feed.acknowledge`; its form is the feed's own."""

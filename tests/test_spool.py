@@ -6,7 +6,6 @@ import errno
 import multiprocessing
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -253,5 +252,5 @@ def test_killed_while_appending_nothing_that_was_confirmed_is_lost(tmp_path: Pat
 
 
 def test_a_receipt_is_not_kept() -> None:
-    (found,) = scan(FORMAT + encode(replace(delivery(1), receipt=object())))
+    (found,) = scan(FORMAT + encode(delivery(1)._replace(receipt=object())))
     assert found.body is not None and decode(found.body).receipt is None
