@@ -18,9 +18,10 @@ import numpy as np
 from rich.logging import RichHandler
 
 from pm.alert_scores import Floats
+from pm.baselines import BOOSTING
 from pm.config import AlertsSection, TrainSection
 from pm.domain import Recording, parse_interval
-from pm.evaluate import BOOSTING, FORECASTER, evaluate
+from pm.evaluate import FORECASTER, evaluate
 from pm.evaluation_page import write_html
 from pm.replay import replay
 from pm.training import TrainedModel, train

@@ -7,13 +7,12 @@ that the forecaster learned from and see no later time than it saw.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from forecasting.baseline import GradientBoosting, HazardByAge, hours_of
+from forecasting.baseline import hours_of
 from forecasting.censoring import Followed, dynamic_auc, followed, integrated_brier
 from forecasting.floor import calibration_floor
 from forecasting.metrics import (
@@ -31,6 +30,7 @@ from forecasting.metrics import (
 from forecasting.split import validation_start
 from forecasting.windows import FeatureSchema
 from pm.alert_judge import AlertJudge
+from pm.baselines import Answers, baseline_note, baselines, setting_forecasts
 from pm.config import AlertsSection, AssessSection
 from pm.domain import HORIZON_HOURS, REPORTED_HOURS, EventKind, History, Recording, to_us
 from pm.errors import ModelError
@@ -42,19 +42,7 @@ if TYPE_CHECKING:
     from forecasting.predict import ForecastTable, TransformerForecaster
 
 FORECASTER: Final = "transformer"
-BOOSTING: Final = "gradient boosting"
-BY_AGE: Final = "hazard by age"
 REPLICATES: Final = 200
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What one forecaster says of N (asset, time) pairs, and of those of the assets that set its thresholds."""
-
-    probability: Mapping[int, Floats]
-    rul_hours: Floats
-    validation: Floats | None = None
-    """[M] within the whole horizon, of the validation assets; None where there are none."""
 
 
 def evaluate(
@@ -91,9 +79,11 @@ def evaluate(
     if not len(table):
         raise ModelError(f"{recording.name}: no forecast to judge; name an earlier start or other assets")
     found = _outcomes(history, table)
-    setting = _setting(forecaster, history, table, every, lambda share: say("forecasting for thresholds", share))
+    setting = setting_forecasts(
+        forecaster, history, table, every, lambda share: say("forecasting for thresholds", share)
+    )
     answers = {
-        FORECASTER: _Answers(
+        FORECASTER: Answers(
             {h: table.probability(h) for h in REPORTED_HOURS},
             table.rul_hours,
             None if setting is None else setting.probability(),
@@ -101,9 +91,9 @@ def evaluate(
     }
     note = "not asked for"
     if baseline:
-        note = _baseline_note(history, artefact.split.train, judged)
+        note = baseline_note(history, artefact.split.train, judged)
         if not note:
-            answers |= _baselines(forecaster, history, table, setting, threads=threads, say=say)
+            answers |= baselines(forecaster, history, table, setting, threads=threads, say=say)
     say("scoring", 0.0)
     draws = multiplicities(found.assets, REPLICATES, rng)
     share = followed(found)
@@ -172,76 +162,8 @@ def _judged(history: History, assets: Sequence[str] | None, held_out: Sequence[s
     )
 
 
-def _baseline_note(history: History, train: Sequence[str], judged: Sequence[str]) -> str:
-    """Why the baselines cannot be fitted; empty when they can."""
-    there = {asset.name for asset in history.assets} & set(train)
-    if not there:
-        return "the recording does not hold the assets that the model learned from"
-    if there <= set(judged):
-        return "every training asset is judged"
-    return ""
-
-
-def _baselines(
-    forecaster: TransformerForecaster,
-    history: History,
-    table: ForecastTable,
-    setting: ForecastTable | None,
-    *,
-    threads: int,
-    say: Callable[[str, float], None],
-) -> dict[str, _Answers]:
-    artefact = forecaster.artefact
-    schema, until = artefact.schema, artefact.trained_until
-    apart = set(table.assets)
-    train = [name for name in artefact.split.train if name not in apart]
-    validation = [name for name in artefact.split.validation if name not in apart]
-    say(f"training {BOOSTING}", 0.0)
-    boosting = GradientBoosting.fit(
-        history,
-        schema=schema,
-        train_assets=train,
-        validation_assets=validation,
-        seed=artefact.seed,
-        until=until,
-        threads=threads,
-    )
-    by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)
-    asked = [table] if setting is None else [table, setting]
-    names = [part.assets[index] for part in asked for index in part.asset_index]
-    times = np.concatenate([part.time_us for part in asked])
-    wanted = {asset for part in asked for asset in part.assets}
-    known = replace(history, assets=tuple(asset for asset in history.assets if asset.name in wanted))
-    found = {}
-    for name, model in ((BOOSTING, boosting), (BY_AGE, by_age)):
-        say(f"asking {name}", 0.5)
-        answer = model.forecast(known, names, times)
-        found[name] = _Answers(
-            {hours: told[: len(table)] for hours, told in answer.probability.items()},
-            answer.rul_hours[: len(table)],
-            None if setting is None else answer.probability[HORIZON_HOURS][len(table) :],
-        )
-    return found
-
-
-def _setting(
-    forecaster: TransformerForecaster,
-    history: History,
-    table: ForecastTable,
-    every: timedelta | None,
-    progress: Callable[[float], None],
-) -> ForecastTable | None:
-    """The forecasts by which thresholds are set: of the validation assets, unless they are judged themselves."""
-    there = {asset.name for asset in history.assets} - set(table.assets)
-    validation = [name for name in forecaster.artefact.split.validation if name in there]
-    if not validation:
-        return None
-    found = forecaster.forecast_grid(history, validation, every, progress=progress)
-    return found if len(found) else None
-
-
 def _later(
-    start: datetime, found: Outcomes, table: ForecastTable, answers: Mapping[str, _Answers], draws: Floats
+    start: datetime, found: Outcomes, table: ForecastTable, answers: Mapping[str, Answers], draws: Floats
 ) -> dict[str, Any]:
     """The scores of forecasts later than all that training saw, too."""
     rows = table.time_us > to_us(start)
@@ -257,7 +179,7 @@ def _later(
 
 
 def _floor(
-    label: str, answer: _Answers, found: Outcomes, table: ForecastTable, rng: np.random.Generator
+    label: str, answer: Answers, found: Outcomes, table: ForecastTable, rng: np.random.Generator
 ) -> dict[str, float | None]:
     """What a perfect forecaster's calibration error would be, over the forecasts that the error is taken of."""
     hours = REPORTED_HOURS[-1] if label == LATER else int(label.removesuffix("h"))
@@ -312,14 +234,14 @@ def _horizon(score: HorizonScore) -> dict[str, Any]:
     }
 
 
-def _integrated(found: Outcomes, answer: _Answers, draws: Floats, share: Followed) -> dict[str, Any]:
+def _integrated(found: Outcomes, answer: Answers, draws: Floats, share: Followed) -> dict[str, Any]:
     """Over 0, 24, 48 and 72 h, the times at which every forecaster speaks."""
     hours = np.array(REPORTED_HOURS, np.float64)
     cumulative = np.stack([answer.probability[h] for h in REPORTED_HOURS], axis=1)
     return integrated_brier(found, hours, cumulative, draws, share).to_json()
 
 
-def _remaining(found: Outcomes, answer: _Answers, schema: FeatureSchema, draws: Floats) -> dict[str, Any]:
+def _remaining(found: Outcomes, answer: Answers, schema: FeatureSchema, draws: Floats) -> dict[str, Any]:
     """Errors in steps, so that they compare with the literature on run-to-failure sets."""
     truth, known = hours_of(found, schema)
     known &= ~np.isnan(answer.rul_hours)

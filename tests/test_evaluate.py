@@ -17,10 +17,11 @@ from forecasting.predict import TransformerForecaster
 from forecasting.train import fit
 from forecasting.windows import schema_of
 from pm.alert_scores import Watch
+from pm.baselines import BOOSTING, BY_AGE
 from pm.config import AlertsSection, AssessSection
 from pm.domain import Recording
 from pm.errors import ModelError
-from pm.evaluate import BOOSTING, BY_AGE, FORECASTER, evaluate
+from pm.evaluate import FORECASTER, evaluate
 from pm.evaluation_page import alert_table, evaluation_page, sentences, table, write_html
 from pm.outcomes import LATER
 from tests.forecasting_cases import START, TINY, worn_plant
