@@ -263,8 +263,7 @@ def reliability(
     empty = np.empty(0)
     if forecast.size == 0:
         return Reliability(empty, empty, np.empty(0, np.int64), empty, empty, Estimate(None))
-    cuts = np.sort(forecast)[(np.arange(1, bins) * forecast.size) // bins]
-    _, bin_ = np.unique(np.searchsorted(np.unique(cuts), forecast, side="right"), return_inverse=True)
+    bin_ = bins_of(forecast, bins)
     kinds, assets = int(bin_.max()) + 1, multiplicity.shape[1]
     cell = rows * kinds + bin_
     shape = (assets, kinds)
@@ -285,6 +284,13 @@ def reliability(
         high=np.array([np.nan if i.high is None else i.high for i in intervals]),
         error=error,
     )
+
+
+def bins_of(forecast: Floats, bins: int = BINS) -> Ints:
+    """[N] the bin of each of N > 0 forecasts, counted from 0 in rising order: of equal mass where values differ."""
+    cuts = np.sort(forecast)[(np.arange(1, bins) * forecast.size) // bins]
+    _, bin_ = np.unique(np.searchsorted(np.unique(cuts), forecast, side="right"), return_inverse=True)
+    return np.asarray(bin_, np.int64)
 
 
 def calibration_error(truth: ArrayLike, probability: ArrayLike, bins: int = BINS) -> float:

@@ -272,6 +272,18 @@ def test_overlapping_windows_are_worth_fewer(rng: np.random.Generator) -> None:
     assert far_apart < 0.2 * alone
 
 
+def test_a_floor_is_of_the_calibration_error(rng: np.random.Generator) -> None:
+    """With forecasts of 0 and 1 nothing is left to chance; of others, a draw is the error by its own definition."""
+    told = np.repeat([0.0, 1.0], 50)
+    assert calibration_floor(told, np.arange(100), np.zeros(100, int), 24, rng).value == 0.0
+    told = rng.random(500)
+    fate = np.random.default_rng(5)
+    fate.integers(24 * HOUR, size=500)
+    happened = fate.random((500, 1))[:, 0] < told
+    found = calibration_floor(told, np.arange(500), np.zeros(500, int), 24, np.random.default_rng(5), replicates=1)
+    assert found.value == pytest.approx(metrics.calibration_error(happened, told))
+
+
 def test_a_floor_leaves_out_what_abstained(rng: np.random.Generator) -> None:
     told = np.array([np.nan, 1.0])
     assert calibration_floor(told, np.zeros(2, int), np.zeros(2, int), 72, rng).value == 0.0
