@@ -102,7 +102,9 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    for told in ("forecasting", "pm.training"):
+        logging.getLogger(told).setLevel(logging.INFO)
     out = given.out or Path(tempfile.mkdtemp(prefix="pm-trials-"))
     out.mkdir(parents=True, exist_ok=True)
     step = None if given.replay_every == "none" else parse_interval(given.replay_every)
