@@ -16,7 +16,7 @@ from dashboards.sources import sources
 from pm.alerts import OPEN
 from pm.data_alerts import data_alert_json
 from pm.errors import TransitionError
-from pm.notices import alert_json, time_text
+from pm.notices import alert_json, explanation_json, reasons_json, time_text
 
 pages = Blueprint("api", __name__, url_prefix="/api")
 
@@ -73,14 +73,19 @@ def one_asset(name: str) -> Response:
     asset = asset_page.known_asset(held, name)
     row = asset_page.asset_row(held, asset)
     forecast = row.forecast
+    alerts = held.records.alerts(asset=name)
+    why, why_from = asset_page.reasons(held, row, alerts)
     return _json(
         _row(row)
         | {
+            "reasons": reasons_json(why.reasons),
+            "reasons_of": why_from,
+            "explanation": explanation_json(why),
             "static": dict(asset.static),
             "hazard": list(forecast.hazard) if forecast else [],
             "step_hours": forecast.step_hours if forecast else None,
             "p72_by_mode": dict(forecast.mode_probability) if forecast else {},
-            "alerts": [alert_json(alert) for alert in held.records.alerts(asset=name)],
+            "alerts": [alert_json(alert) for alert in alerts],
         }
     )
 

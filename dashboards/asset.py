@@ -18,7 +18,7 @@ from dashboards import asset_charts
 from dashboards.fleet import Row, row, threshold
 from dashboards.sources import Explain, Sources, sources
 from dashboards.wording import chart_zone, since
-from pm.domain import Alert, Asset, EventKind, Forecast, Point, Reason, from_us
+from pm.domain import Alert, Asset, EventKind, Explanation, Forecast, Point, Reason, from_us
 from pm.errors import PmError
 
 log = logging.getLogger(__name__)
@@ -83,15 +83,15 @@ class Explained:
 
     def __init__(self, kept: int = 256) -> None:
         self._kept = kept
-        self._known: OrderedDict[tuple[str, datetime, str], Sequence[Reason]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, datetime, str], Explanation] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, explain: Explain, forecast: Forecast) -> Sequence[Reason]:
+    def of(self, explain: Explain, forecast: Forecast) -> Explanation:
         key = (forecast.asset, forecast.time, forecast.model)
         with self._lock:
             if key in self._known:
                 return self._known[key]
-        found = tuple(explain(forecast.asset, forecast.time))
+        found = explain(forecast.asset, forecast.time)
         with self._lock:
             self._known[key] = found
             while len(self._known) > self._kept:
@@ -99,17 +99,20 @@ class Explained:
         return found
 
 
-def reasons(held: Sources, found: Row, alerts: Sequence[Alert]) -> tuple[Sequence[Reason], str]:
+def reasons(held: Sources, found: Row, alerts: Sequence[Alert]) -> tuple[Explanation, str]:
     """Why the forecast is what it is, and of when these reasons are: of now where they can be had, else of an alert."""
     if held.explain is not None and found.forecast is not None and found.p72 is not None:
         try:
             explained = cast(Explained, current_app.extensions.setdefault("pm.explained", Explained()))
-            if why := explained.of(held.explain, found.forecast):
+            why = explained.of(held.explain, found.forecast)
+            if why.reasons or why.change is not None:
                 return why, "now"
         except PmError as error:
             log.warning("no reasons for %s: %s", found.asset.name, error)
     raised = next((alert for alert in alerts if alert.reasons), None)
-    return (raised.reasons, "alert") if raised is not None else ((), "none")
+    if raised is None:
+        return Explanation(), "none"
+    return raised.explanation or Explanation(raised.reasons), "alert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +209,14 @@ def page(name: str) -> str:
         modes=sorted(found.forecast.mode_probability.items(), key=lambda item: -item[1]) if found.forecast else [],
         about={mode.code: mode.about for mode in held.records.failure_modes()},
         alerts=alerts,
-        reasons=why,
+        why=why,
         reasons_from=why_from,
-        reason_scale=max((abs(reason.contribution) for reason in why), default=1.0) or 1.0,
+        reason_scale=max((abs(reason.contribution) for reason in why.reasons), default=1.0) or 1.0,
         threshold=threshold(held),
         period=period,
         ranges=RANGE_WORDS,
         points=points,
-        drawn=picked(points, wanted, why),
+        drawn=picked(points, wanted, why.reasons),
         wanted=wanted,
         events=events[:SHOWN_EVENTS],
         event_count=len(events),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 from flask import current_app
 
 from pm.config import AlertsSection, PlantSection
-from pm.domain import Reason
+from pm.domain import Explanation
 from pm.ports import ReadingStore
 from pm.records import Records
 
-Explain = Callable[[str, datetime], Sequence[Reason]]
-"""The inputs that move an asset's forecast at a time, strongest first."""
+Explain = Callable[[str, datetime], Explanation]
+"""Why an asset's forecast at a time is what it is."""
 
 Page = Callable[[str | None], tuple[bytes, str]]
 """Metrics as text with their content type, for a request's Accept header."""

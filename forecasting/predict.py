@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecasting import checkpoint, explain, survival
+from forecasting import checkpoint, survival
 from forecasting.batches import Resident, Windows
 from forecasting.checkpoint import Artefact
 from forecasting.familiar import levels_of
 from forecasting.features import features_of
 from forecasting.model import network_of
+from forecasting.reasons import explained
 from forecasting.runtimes import BATCH, Choice, Runtime, choose
 from forecasting.windows import Grid, Ints, grid_before, grid_of
-from pm.domain import HORIZON_HOURS, Abstention, Forecast, History, Reason, from_us, to_us
+from pm.domain import HORIZON_HOURS, Abstention, Explanation, Forecast, History, from_us, to_us
 from pm.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
@@ -155,8 +156,9 @@ class TransformerForecaster:
             )
         return forecasts
 
-    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> list[Reason]:
-        """What moved this asset's forecast at `at`, strongest first; nothing when there was nothing to go by.
+    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> Explanation:
+        """Why this asset's forecast at `at` is what it is (`forecasting.reasons`); empty when there was nothing to go
+        by.
 
         Raises ModelError when the history does not hold the asset.
         """
@@ -165,12 +167,7 @@ class TransformerForecaster:
             raise ModelError(f"asset {asset!r} is not in the history; name one of its {len(history.assets)} assets")
         schema = self.artefact.schema
         grid = grid_before(replace(history, assets=chosen), schema, at, schema.lookback_steps)
-        if not grid.observed[-schema.context :].any():
-            return []
-        inputs, variants = explain.without_each(grid, self.artefact.normaliser, self._device)
-        logits = self.runtime.answer(lambda rows: explain.pick(variants, rows), len(variants)).logits
-        hazard = self.artefact.calibration.hazard_by_mode(logits).sum(axis=-1)
-        return explain.reasons(inputs, survival.cumulative_hazard(hazard), limit)
+        return explained(grid, self.artefact, self.runtime, self._device, limit)
 
     def forecast_grid(
         self,

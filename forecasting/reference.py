@@ -1,9 +1,12 @@
-"""What a trained model compares a forecast with: inputs that are familiar to it, kept with it as arrays and names."""
+"""What a trained model compares a forecast with: inputs that are familiar to it, their average, and past failures.
+
+It is kept with the model as arrays and names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +14,19 @@ import numpy.typing as npt
 import torch
 
 from forecasting.batches import Resident, Windows
+from forecasting.explain import Average, average_of
 from forecasting.familiar import CHUNK, Familiar, fit_familiar, levels_of
 from forecasting.features import Normaliser
 from forecasting.inference import outlooks
 from forecasting.labels import Labels
 from forecasting.model import Network
+from forecasting.precedents import Precedents, moments_before
 from forecasting.windows import Grid, Ints
 
 SAMPLED = 1024
 """Windows that embeddings are compared with, and as many of those before failures."""
+AVERAGED = 512
+"""Windows that make the fleet's average."""
 HIDING = 4
 """In every so-manieth of them one point is hidden: a lost sensor is no stranger to the network."""
 
@@ -50,17 +57,22 @@ class Reference:
     """What a forecast is compared with."""
 
     familiar: Familiar
+    average: Average
+    precedents: Precedents
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return dict(self.familiar.arrays())
+        average = {f"average_{field.name}": getattr(self.average, field.name) for field in fields(Average)}
+        return {**self.familiar.arrays(), **average, **self.precedents.arrays()}
 
     def as_json(self) -> dict[str, Any]:
-        return {"familiar": self.familiar.as_json()}
+        return {"familiar": self.familiar.as_json(), "precedents": self.precedents.as_json()}
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[Any]], values: Mapping[str, Any]) -> Reference:
         """Back from `arrays` and `as_json`. Raises KeyError for what is missing."""
-        return cls(Familiar.of(arrays, values["familiar"]))
+        average = Average(**{field.name: arrays[f"average_{field.name}"] for field in fields(Average)})
+        precedents = Precedents.of(arrays, values["precedents"])
+        return cls(Familiar.of(arrays, values["familiar"]), average, precedents)
 
 
 def fit_reference(
@@ -92,12 +104,18 @@ def fit_reference(
     facts = {"validation_unfamiliar": float(strange.mean())}
     if shown.failing.any():
         facts["validation_unfamiliar_before_failure"] = float(strange[shown.failing].mean())
-    return Reference(familiar), facts
+    usual = training.resident.windows(_thinned(training.rows, AVERAGED), last=True)
+    moments = moments_before(training.grid)
+    before_failures = _embeddings(network, replace(training, rows=moments.rows), hiding=False)
+    precedents = Precedents.seen(moments, before_failures, familiar.centre)
+    return Reference(familiar, average_of(usual), precedents), facts
 
 
-def _embeddings(network: Network, part: Slice) -> npt.NDArray[np.float64]:
+def _embeddings(network: Network, part: Slice, *, hiding: bool = True) -> npt.NDArray[np.float64]:
+    points = len(part.grid.schema.points) if hiding else 0
+
     def windows(chosen: Ints) -> Windows:
-        return _hiding(part.resident.windows(part.rows[chosen], last=True), chosen, len(part.grid.schema.points))
+        return _hiding(part.resident.windows(part.rows[chosen], last=True), chosen, points)
 
     return outlooks(network, windows, len(part.rows))[2]
 

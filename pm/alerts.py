@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from pm.domain import Alert, AlertState, Cause, Forecast, Reason
+from pm.domain import Alert, AlertState, Cause, Explanation, Forecast, Reason
 from pm.errors import TransitionError
 
 __all__ = ["ALLOWED", "HIDDEN", "OPEN", "Cause", "raised", "transition"]
@@ -54,7 +54,9 @@ _DONE = {
 }
 
 
-def raised(forecast: Forecast, *, cause: str, reasons: Sequence[Reason] = ()) -> Alert:
+def raised(
+    forecast: Forecast, *, cause: str, reasons: Sequence[Reason] = (), explanation: Explanation | None = None
+) -> Alert:
     """The alert that `forecast` raises. Its id follows from asset and time alone, so that every replay gives the same.
 
     Raises ValueError when the forecast abstained: an unknown raises nothing.
@@ -72,6 +74,7 @@ def raised(forecast: Forecast, *, cause: str, reasons: Sequence[Reason] = ()) ->
         probability_at_raise=probability,
         model=forecast.model,
         reasons=tuple(reasons),
+        explanation=explanation,
     )
 
 

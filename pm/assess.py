@@ -241,8 +241,8 @@ class Assessor:
 
     def _raised(self, history: History, at: datetime, forecast: Forecast) -> Alert:
         asset = next(asset for asset in history.assets if asset.name == forecast.asset)
-        reasons = self.forecaster.explain(history.only([asset.name]), at, asset.name, REASONS)
-        return alert_life.raised(forecast, cause=cause_text(reasons), reasons=reasons)
+        why = self.forecaster.explain(history.only([asset.name]), at, asset.name, REASONS)
+        return alert_life.raised(forecast, cause=cause_text(why.reasons), reasons=why.reasons, explanation=why)
 
     def _tell(
         self, at: datetime, forecasts: list[Forecast], touched: Sequence[Alert], changes: Sequence[AlertChange]

@@ -194,10 +194,49 @@ class Abstention(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """How much one input moved a forecast: the change in log-hazard over the horizon when it is taken away."""
+    """How much one input adds to the log of the cumulative hazard over the horizon, against the fleet's average."""
 
     feature: str
     contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Precedent:
+    """A failure in the history that a model learned from, before which things looked as they do now."""
+
+    asset: str
+    failed_at: datetime
+    failure_mode: str
+    hours_left: float
+    """From the moment that looks alike to the failure."""
+    likeness: float
+    """Cosine of the two moments' embeddings: 1 for the same, 0 for nothing in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a forecast is what it is; empty where there was nothing to go by."""
+
+    reasons: Sequence[Reason] = ()
+    """The strongest inputs, strongest first."""
+    rest: float = 0.0
+    """What all other inputs add."""
+    change: float | None = None
+    """Log of the cumulative hazard over the horizon less the fleet's average; None where it was not worked out."""
+    average: float | None = None
+    """Probability of failing within the horizon that the model gives the fleet's average inputs."""
+    began: datetime | None = None
+    """Since when the forecast has left its early level; None where it has not."""
+    earlier: bool = False
+    """Whether it may have begun before `began`, as far back as was looked."""
+    precedents: Sequence[Precedent] = ()
+    """The most alike, the most alike first."""
+
+    @property
+    def residual(self) -> float:
+        """What the contributions leave of the change unexplained: rounding, unless something is wrong."""
+        told = sum(reason.contribution for reason in self.reasons) + self.rest
+        return 0.0 if self.change is None else self.change - told
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +329,5 @@ class Alert:
     closed_because: str | None = None
     shelved_until: datetime | None = None
     reasons: Sequence[Reason] = ()
+    explanation: Explanation | None = None
+    """What there is beside the reasons, which are its own."""

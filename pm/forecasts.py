@@ -6,16 +6,15 @@ import csv
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pm import archive, edges, quality
 from pm.config import Config
-from pm.domain import REPORTED_HOURS, Forecast, History, Silence
+from pm.domain import REPORTED_HOURS, Explanation, Forecast, History, Silence
 from pm.errors import RecordingError, StoreError
 from pm.ports import Forecaster
 
-Issued = tuple[Forecast, list[Mapping[str, Any]]]
-"""A forecast, and its reasons where they were asked for."""
+Issued = tuple[Forecast, Explanation | None]
+"""A forecast, and why it is what it is where that was asked for."""
 
 
 def of_store(forecaster: Forecaster, config: Config, *, at: datetime | str, asset: str | None) -> list[Issued]:
@@ -94,8 +93,8 @@ def _issue(
         silent = quality.abstentions(part, moment, first=first, rules=config.assess, silences=silences or {})
         able = part.only([name for name in names if name not in silent])
         for forecast in forecaster.forecast(able, moment) if able.assets else []:
-            reasons = forecaster.explain(able, moment, forecast.asset) if explained and not forecast.abstained else []
-            issued[forecast.asset] = forecast, [{"feature": r.feature, "contribution": r.contribution} for r in reasons]
-        for name, why in silent.items():
-            issued[name] = Forecast(asset=name, time=moment, model=forecaster.version, abstained=why), []
+            why = forecaster.explain(able, moment, forecast.asset) if explained and not forecast.abstained else None
+            issued[forecast.asset] = forecast, why
+        for name, abstained in silent.items():
+            issued[name] = Forecast(asset=name, time=moment, model=forecaster.version, abstained=abstained), None
     return [issued[asset.name] for asset in history.assets if asset.name in issued]

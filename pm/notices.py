@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pm.domain import REPORTED_HOURS, Alert, Forecast
+from pm.domain import REPORTED_HOURS, Alert, Explanation, Forecast, Reason
 
 
 def time_text(time: datetime | None) -> str | None:
@@ -30,7 +31,40 @@ def alert_json(alert: Alert) -> dict[str, Any]:
         "cause": alert.cause,
         "probability_at_raise": alert.probability_at_raise,
         "model": alert.model,
-        "reasons": [{"feature": reason.feature, "contribution": reason.contribution} for reason in alert.reasons],
+        "reasons": reasons_json(alert.reasons),
+        "explanation": explanation_json(alert.explanation),
+    }
+
+
+def reasons_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+    """Contributions of the strongest inputs, in units of log-hazard."""
+    return [{"feature": reason.feature, "contribution": reason.contribution} for reason in reasons]
+
+
+def explanation_json(explanation: Explanation | None) -> dict[str, Any] | None:
+    """What there is beside the reasons: that they add up, since when, and which failures looked like this before.
+
+    None where it was not worked out.
+    """
+    if explanation is None or explanation.change is None:
+        return None
+    return {
+        "change": explanation.change,
+        "rest": explanation.rest,
+        "residual": explanation.residual,
+        "average_p72": explanation.average,
+        "began": time_text(explanation.began),
+        "earlier": explanation.earlier,
+        "precedents": [
+            {
+                "asset": one.asset,
+                "failed_at": time_text(one.failed_at),
+                "failure_mode": one.failure_mode,
+                "hours_left": one.hours_left,
+                "likeness": one.likeness,
+            }
+            for one in explanation.precedents
+        ],
     }
 
 

@@ -13,12 +13,12 @@ from pm.domain import (
     Cause,
     Doubtful,
     Event,
+    Explanation,
     FailureMode,
     Forecast,
     History,
     Point,
     Reading,
-    Reason,
     Silence,
 )
 
@@ -266,8 +266,8 @@ class Forecaster(Protocol):
     def forecast(self, history: History, at: datetime) -> list[Forecast]:
         """One forecast per asset of `history.assets`, from nothing dated after `at`."""
 
-    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> list[Reason]:
-        """The inputs that moved this asset's forecast most, strongest first."""
+    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> Explanation:
+        """Why this asset's forecast is what it is, the strongest `limit` inputs by name."""
 
 
 class Clock(Protocol):

@@ -14,7 +14,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from pm.alerts import OPEN, transition
-from pm.domain import Abstention, Alert, AlertState, Cause, Forecast, Reason, from_us, to_us
+from pm.domain import (
+    Abstention,
+    Alert,
+    AlertState,
+    Cause,
+    Explanation,
+    Forecast,
+    Precedent,
+    Reason,
+    from_us,
+    to_us,
+)
 from pm.errors import RecordsError, TransitionError
 from pm.ports import AlertChange, PolicyState
 from pm.record_database import Database, insert_new, insert_rows, replace_rows
@@ -311,11 +322,41 @@ def _alert_row(kept: Alert) -> dict[str, Any]:
         "closed_us": _us(kept.closed_at),
         "closed_because": kept.closed_because,
         "shelved_until_us": _us(kept.shelved_until),
-        "reasons": json.dumps([[reason.feature, reason.contribution] for reason in kept.reasons]),
+        "reasons": json.dumps(_reasons_kept(kept)),
     }
 
 
+def _reasons_kept(kept: Alert) -> Any:
+    told = [[reason.feature, reason.contribution] for reason in kept.reasons]
+    why = kept.explanation
+    if why is None:
+        return told
+    return {
+        "reasons": told,
+        "rest": why.rest,
+        "change": why.change,
+        "average": why.average,
+        "began_us": _us(why.began),
+        "earlier": why.earlier,
+        "precedents": [
+            [one.asset, to_us(one.failed_at), one.failure_mode, one.hours_left, one.likeness] for one in why.precedents
+        ],
+    }
+
+
+def _reasons_of(kept: Any) -> tuple[tuple[Reason, ...], Explanation | None]:
+    """The inverse of `_reasons_kept`."""
+    told = kept["reasons"] if isinstance(kept, dict) else kept
+    reasons = tuple(Reason(feature, contribution) for feature, contribution in told)
+    if not isinstance(kept, dict):
+        return reasons, None
+    alike = tuple(Precedent(asset, from_us(us), *others) for asset, us, *others in kept["precedents"])
+    began = _time(kept["began_us"])
+    return reasons, Explanation(reasons, kept["rest"], kept["change"], kept["average"], began, kept["earlier"], alike)
+
+
 def _alert(row: Row[Any]) -> Alert:
+    reasons, explanation = _reasons_of(json.loads(row.reasons))
     return Alert(
         id=row.id,
         asset=row.asset,
@@ -331,5 +372,6 @@ def _alert(row: Row[Any]) -> Alert:
         closed_at=_time(row.closed_us),
         closed_because=row.closed_because,
         shelved_until=_time(row.shelved_until_us),
-        reasons=tuple(Reason(feature, contribution) for feature, contribution in json.loads(row.reasons)),
+        reasons=reasons,
+        explanation=explanation,
     )

@@ -105,7 +105,7 @@ alert = sa.Table(
     sa.Column("closed_us", sa.BigInteger),
     sa.Column("closed_because", sa.Text),
     sa.Column("shelved_until_us", sa.BigInteger),
-    sa.Column("reasons", sa.Text, nullable=False),  # JSON list of [feature, contribution]
+    sa.Column("reasons", sa.Text, nullable=False),  # JSON: [[feature, contribution], ...], or with an explanation
     # Counts changes, so that of two who change the same alert at once only one does.
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.Index("alert_by_asset", "asset", "raised_us"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pm.config import Config
 from pm.data_alerts import DataAlert
 from pm.data_watch import DataWatch
-from pm.domain import Reason
+from pm.domain import Explanation
 from pm.edges import (
     CLOCK_TICK,
     LOOPBACK,
@@ -292,12 +292,12 @@ class Service:
         """What the service says of itself on the dashboard."""
         return status(self.records, self.config.alerts.budget, self.ingests)
 
-    def _explain(self, asset: str, at: datetime) -> list[Reason]:
+    def _explain(self, asset: str, at: datetime) -> Explanation:
         from pm.archive import plant_history
 
         forecaster = self.champion.present()
         if forecaster is None:
-            return []
+            return Explanation()
         interval, start = self.config.plant.interval, at - forecaster.lookback
         history = plant_history(self.store, self.records, interval, assets=[asset], start=start, end=at)
         return forecaster.explain(history, at, asset)

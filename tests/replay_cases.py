@@ -9,7 +9,19 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from pm.domain import Asset, Event, EventKind, FailureMode, Forecast, History, Point, Reason, Recording, to_us
+from pm.domain import (
+    Asset,
+    Event,
+    EventKind,
+    Explanation,
+    FailureMode,
+    Forecast,
+    History,
+    Point,
+    Reason,
+    Recording,
+    to_us,
+)
 from tests.forecasting_cases import HOUR, START, event_frame, reading_frame
 
 
@@ -45,9 +57,11 @@ class HeatForecaster:
             )
         return found
 
-    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> list[Reason]:
+    def explain(self, history: History, at: datetime, asset: str, limit: int = 5) -> Explanation:
         assert [a.name for a in history.assets] == [asset]
-        return [Reason("noise", -0.25), Reason("heat", 1.94), Reason("age", 0.5), Reason("site", 0.01)][:limit]
+        return Explanation(
+            [Reason("noise", -0.25), Reason("heat", 1.94), Reason("age", 0.5), Reason("site", 0.01)][:limit]
+        )
 
 
 def plant_of(

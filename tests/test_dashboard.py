@@ -19,7 +19,20 @@ from dashboards.alerts import offered
 from dashboards.app import create_app
 from pm.alerts import transition
 from pm.config import AlertsSection, DashboardSection, PlantSection
-from pm.domain import Abstention, Alert, AlertState, Asset, Cause, Forecast, Point, Reason, Silence, to_us
+from pm.domain import (
+    Abstention,
+    Alert,
+    AlertState,
+    Asset,
+    Cause,
+    Explanation,
+    Forecast,
+    Point,
+    Precedent,
+    Reason,
+    Silence,
+    to_us,
+)
 from pm.errors import ModelError, TransitionError
 from tests.dashboard_plant import NOW, PASSWORD, THRESHOLD, DashboardPlant, dashboard_plant, forecast
 
@@ -575,9 +588,12 @@ def test_limits_far_from_the_values_do_not_flatten_them() -> None:
 def test_reasons_of_now_are_worked_out_once_for_each_forecast(plant: DashboardPlant) -> None:
     asked = []
 
-    def explain(asset: str, at: datetime) -> list[Reason]:
+    def explain(asset: str, at: datetime) -> Explanation:
         asked.append((asset, at))
-        return [Reason("temperature slope 72 h", 0.9)]
+        return Explanation(
+            [Reason("temperature slope 72 h", 0.9)], 0.25, 1.15, 0.02, NOW - timedelta(hours=30), True,
+            [Precedent("gearbox-99", NOW - timedelta(days=200), "bearing wear", 24.0, 0.9312)],
+        )  # fmt: skip
 
     app = create_app(
         records=plant.records, store=plant.store, plant=PlantSection(), dashboard=DashboardSection(),
@@ -585,7 +601,14 @@ def test_reasons_of_now_are_worked_out_once_for_each_forecast(plant: DashboardPl
     )  # fmt: skip
     client = login(DashboardPlant(plant.records, plant.store, app))
     for _ in range(3):
-        assert "temperature slope 72 h" in client.get("/assets/gearbox-03").text
+        page = client.get("/assets/gearbox-03").text
+        assert "temperature slope 72 h" in page
+        assert "against the fleet&#39;s average of 2.0" in page or "against the fleet's average of 2.0" in page
+        assert "or earlier" in page and "gearbox-99" in page and "bearing wear failure" in page
+    told = client.get("/api/assets/gearbox-03").get_json()
+    assert told["reasons"] == [{"feature": "temperature slope 72 h", "contribution": 0.9}]
+    assert told["explanation"]["residual"] == pytest.approx(0.0)
+    assert told["explanation"]["precedents"][0]["hours_left"] == 24.0
     assert asked == [("gearbox-03", NOW)]
     client.get("/assets/compressor-04")
     assert len(asked) == 1, "there is nothing to explain where there is no forecast"
@@ -593,7 +616,7 @@ def test_reasons_of_now_are_worked_out_once_for_each_forecast(plant: DashboardPl
 
 
 def test_reasons_that_cannot_be_had_do_not_take_the_page_with_them(plant: DashboardPlant) -> None:
-    def explain(asset: str, at: datetime) -> list[Reason]:
+    def explain(asset: str, at: datetime) -> Explanation:
         raise ModelError("the model is gone")
 
     app = create_app(

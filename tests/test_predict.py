@@ -18,7 +18,7 @@ from forecasting.model import Architecture, HazardTransformer
 from forecasting.predict import TransformerForecaster, load
 from forecasting.train import fit
 from forecasting.windows import schema_of
-from pm.domain import Abstention, Asset, Event, EventKind, History, to_us
+from pm.domain import HORIZON_HOURS, Abstention, Asset, Event, EventKind, Explanation, Forecast, History, to_us
 from pm.errors import ModelError
 from tests.forecasting_cases import HOUR, START, TINY, event_frame, worn_plant
 
@@ -203,7 +203,7 @@ def test_wear_is_forecast_and_explained_by_the_point_that_shows_it(plant, foreca
             into.append(forecaster.forecast(plant, at)[NAMES.index(asset)].probability())
     assert np.median(before) > 3 * np.median(calm)
     asset, time = failures["asset"].iloc[0], failures["time"].iloc[0]
-    found = forecaster.explain(plant, (time - 3 * HOUR).to_pydatetime(), asset, limit=3)
+    found = forecaster.explain(plant, (time - 3 * HOUR).to_pydatetime(), asset, limit=3).reasons
     assert "heat" in [reason.feature for reason in found]
     heat = next(reason for reason in found if reason.feature == "heat")
     assert heat.contribution > 0
@@ -212,15 +212,78 @@ def test_wear_is_forecast_and_explained_by_the_point_that_shows_it(plant, foreca
     assert len(found) <= 3
 
 
-def test_reasons_are_the_change_when_the_point_is_gone(plant, forecaster):
+def log_hazard(forecast: Forecast) -> float:
+    return float(np.log(-np.log1p(-np.array(forecast.hazard)).sum()))
+
+
+@pytest.mark.parametrize("limit", [2, 50])
+def test_contributions_add_up_to_the_change_against_the_average(plant, forecaster, limit):
     at, asset = START + timedelta(days=21), NAMES[1]
-    found = {reason.feature: reason.contribution for reason in forecaster.explain(plant, at, asset, limit=50)}
-    blind = replace(plant, readings=plant.readings.assign(heat=np.nan))
+    found = forecaster.explain(plant, at, asset, limit=limit)
+    assert len(found.reasons) <= limit
+    total = sum(reason.contribution for reason in found.reasons) + found.rest
+    assert total == pytest.approx(found.change, abs=1e-9)
+    assert abs(found.residual) < 1e-9
+    average = float(np.log(-np.log1p(-found.average)))
+    assert found.change == pytest.approx(log_hazard(forecaster.forecast(plant, at)[1]) - average, abs=1e-9)
+    assert {"heat", "noise"} <= {reason.feature for reason in forecaster.explain(plant, at, asset, limit=50).reasons}
 
-    def log_hazard(history: History) -> float:
-        return float(np.log(-np.log1p(-np.array(forecaster.forecast(history, at)[1].hazard)).sum()))
 
-    assert found["heat"] == pytest.approx(log_hazard(plant) - log_hazard(blind), abs=1e-5)
+def test_what_makes_the_difference_gets_the_credit(plant, forecaster):
+    """Two histories that differ in one point alone differ in their contributions by most of the difference there."""
+    at = START + timedelta(days=21)
+    readings = plant.readings.copy()
+    rows = (readings["asset"] == NAMES[1]) & (readings["time"] > at - 24 * HOUR) & (readings["time"] <= at)
+    readings.loc[rows, "heat"] += 10.0
+    hot = replace(plant, readings=readings)
+    moved = log_hazard(forecaster.forecast(hot, at)[1]) - log_hazard(forecaster.forecast(plant, at)[1])
+    assert moved > 0.3
+
+    def of_heat(history: History) -> float:
+        found = forecaster.explain(history, at, NAMES[1], limit=50).reasons
+        return next(reason.contribution for reason in found if reason.feature == "heat")
+
+    assert of_heat(hot) - of_heat(plant) == pytest.approx(moved, rel=0.35)
+
+
+def test_the_beginning_of_a_change_is_told(plant, forecaster):
+    at = START + timedelta(days=21)
+    readings = plant.readings.copy()
+    rows = (readings["asset"] == NAMES[1]) & (readings["time"] > at - 8 * HOUR) & (readings["time"] <= at)
+    readings.loc[rows, "heat"] += 8.0
+    found = forecaster.explain(replace(plant, readings=readings), at, NAMES[1])
+    assert found.began is not None and not found.earlier
+    assert abs(found.began - (at - 7 * HOUR)) <= 3 * HOUR
+
+
+def test_a_training_failure_is_its_own_precedent(plant, forecaster):
+    failures = plant.events[plant.events["kind"] == "failure"]
+    for asset, time, code in zip(failures["asset"], failures["time"], failures["code"], strict=True):
+        at = (time - 24 * HOUR).to_pydatetime()
+        found = forecaster.explain(plant, at, asset).precedents
+        assert len({(one.asset, one.failed_at) for one in found}) == len(found) == 3
+        likeness = [one.likeness for one in found]
+        assert likeness == sorted(likeness, reverse=True) and all(-1 <= like <= 1.000001 for like in likeness)
+        assert all(0 < one.hours_left <= HORIZON_HOURS for one in found)
+        if asset in NAMES[:4]:
+            first = found[0]
+            assert (first.asset, first.failed_at, first.failure_mode) == (asset, time.to_pydatetime(), code)
+            assert first.hours_left == 24.0 and first.likeness == pytest.approx(1.0, abs=1e-4)
+        else:
+            assert all(one.asset in NAMES[:4] for one in found)
+
+
+def test_reasons_are_the_same_after_a_trip_to_disk(plant, forecaster, tmp_path):
+    checkpoint.save(forecaster.artefact, tmp_path / "model")
+    at = START + timedelta(days=21)
+    assert load(tmp_path / "model").explain(plant, at, NAMES[5]) == forecaster.explain(plant, at, NAMES[5])
+
+
+def test_a_model_of_an_older_pm_forecasts_without_reasons(plant, forecaster):
+    old = TransformerForecaster(replace(forecaster.artefact, reference=None))
+    at = START + timedelta(days=21)
+    assert [f.hazard for f in old.forecast(plant, at)] == [f.hazard for f in forecaster.forecast(plant, at)]
+    assert old.explain(plant, at, NAMES[1]) == Explanation()
 
 
 def test_an_asset_unknown_to_the_history_is_refused(plant, forecaster):
@@ -234,7 +297,7 @@ def test_silence_makes_a_forecast_abstain(plant, forecaster):
     forecasts = forecaster.forecast(extra, at)
     assert [f.abstained for f in forecasts] == [Abstention.STALE] * 6 + [Abstention.TOO_LITTLE_HISTORY]
     assert all(f.probability() is None and f.hazard == () and f.rul_hours is None for f in forecasts)
-    assert forecaster.explain(extra, at, "new") == []
+    assert forecaster.explain(extra, at, "new") == Explanation()
 
 
 def test_a_table_leaves_silent_stretches_empty(plant, forecaster):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -16,10 +16,13 @@ from pm.domain import (
     Alert,
     AlertState,
     Cause,
+    Explanation,
     Forecast,
+    Precedent,
     Reason,
 )
 from pm.errors import RecordsError, TransitionError
+from pm.notices import alert_json
 from pm.ports import AlertChange, AssessmentLog, PolicyState
 from pm.records import Records
 from tests.record_databases import HOUR, T0, Open, another, described, records, server
@@ -56,6 +59,19 @@ def assess(
 
 
 # The assessment log
+
+
+def test_the_explanation_of_an_alert_is_kept_exactly(records: Records) -> None:
+    why = Explanation(
+        (Reason("vibration", 1.9),),
+        *(0.1, 2.0, 0.013, T0 - timedelta(hours=30), True),
+        (Precedent("pump-9", T0 - timedelta(days=90), "bearing", 24.0, 0.97),),
+    )
+    new = alert_life.raised(forecast("pump-1"), cause="vibration +1.9", reasons=why.reasons, explanation=why)
+    assess(records, new=(new,))
+    assert records.alert(new.id) == new
+    told = alert_json(new)["explanation"]
+    assert told["precedents"][0]["failure_mode"] == "bearing" and told["earlier"] is True
 
 
 def test_an_assessment_is_kept_whole_and_exactly(records: Records) -> None:

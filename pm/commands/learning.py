@@ -206,7 +206,7 @@ def forecast(
              pm forecast --recording recordings/cmapss-fd001-test --model models/fd001 --at last --out fd001.csv
     """
     from pm import config, forecasts
-    from pm.notices import forecast_json
+    from pm.notices import explanation_json, forecast_json, reasons_json
 
     configuration = config.load(config_path)
     forecaster = _forecaster(configuration, model)
@@ -216,7 +216,11 @@ def forecast(
         issued = forecasts.of_history(recordings.read(recording).history, forecaster, configuration, at=at, asset=asset)
     else:
         issued = forecasts.of_store(forecaster, configuration, at=at, asset=asset)
-    rows = [forecast_json(f) | ({"reasons": reasons} if reasons else {}) for f, reasons in issued]
+    rows = [
+        forecast_json(f)
+        | ({"reasons": reasons_json(why.reasons), "explanation": explanation_json(why)} if why is not None else {})
+        for f, why in issued
+    ]
     if out is not None:
         forecasts.write_csv([f for f, _ in issued], out)
         click.echo(f"{out}: {len(rows)} assets written", err=True)
@@ -235,7 +239,20 @@ def _forecast_text(row: dict[str, Any]) -> str:
         f"{head}  24 h {row['p24']:6.1%}  48 h {row['p48']:6.1%}  72 h {row['p72']:6.1%}  {row['failure_mode'] or ''}"
     )
     reasons = ", ".join(f"{r['feature']} {r['contribution']:+.2f}" for r in row.get("reasons", []))
-    return f"{text}  because of {reasons}" if reasons else text
+    lines = [f"{text}  because of {reasons}" if reasons else text]
+    if (why := row.get("explanation")) is not None:
+        lines.append(
+            f"  log-hazard {why['change']:+.2f} against the fleet's average ({why['average_p72']:.1%} within 72 h), "
+            f"of which all other inputs {why['rest']:+.2f}"
+        )
+        if why["began"]:
+            lines.append(f"  changed since {why['began'][:16]}Z{' or earlier' if why['earlier'] else ''}")
+        lines += [
+            f"  like {one['asset']} {one['hours_left']:.0f} h before its {one['failure_mode']} failure of "
+            f"{one['failed_at'][:16]}Z (likeness {one['likeness']:.2f})"
+            for one in why["precedents"]
+        ]
+    return "\n".join(lines)
 
 
 @click.command()
