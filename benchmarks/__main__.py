@@ -8,8 +8,9 @@ import platform
 import runpy
 from pathlib import Path
 
-LONG = ("azure", "cmapss", "plant")
-"""These train and judge whole models, for tens of minutes or hours: `python -m benchmarks.plant` and the like."""
+LONG = ("azure", "cmapss", "plant", "reasons")
+"""These train and judge whole models, for tens of minutes or hours, or take one that is: `python -m benchmarks.plant` and
+the like."""
 
 
 def hardware() -> str:
