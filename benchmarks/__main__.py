@@ -9,8 +9,8 @@ import runpy
 from pathlib import Path
 
 LONG = ("azure", "cmapss", "plant", "reasons")
-"""These train and judge whole models, for tens of minutes or hours, or take one that is: `python -m benchmarks.plant` and
-the like."""
+"""These train and judge whole models, for tens of minutes or hours, or take a trained one: `python -m benchmarks.plant`
+and the like."""
 
 
 def hardware() -> str:
