@@ -4,9 +4,9 @@
 
 A simulated fleet is written to an embedded store in a temporary folder, its assets into records on SQLite. Then
 `pm.assess.Assessor` does what the service does at a full hour: register, readings and events out of the store,
-abstentions, features, network, alert policy, forecasts and alerts into the records, each with its reasons. Weights are
-as before training. The first assessment looks at the store's first readings as well, as after a start of the service;
-in the second the threshold stands where some twenty assets raise alerts.
+abstentions, features, network, alert policy, forecasts and alerts into the records, each with its reasons. The model
+has been trained for one pass over a plant of such readings. The first assessment looks at the store's first readings
+as well, as after a start of the service; in the second the threshold stands where some twenty assets raise alerts.
 """
 
 from __future__ import annotations
@@ -32,13 +32,9 @@ import torch
 
 from benchmarks.training import POINTS, START, Case
 from connectors.embedded import EmbeddedStore
-from forecasting.calibrate import Calibration
-from forecasting.checkpoint import Artefact
 from forecasting.export import onnx_of_artefact
-from forecasting.features import fit_normaliser
-from forecasting.model import HazardTransformer
 from forecasting.predict import TransformerForecaster
-from forecasting.split import Split
+from forecasting.train import fit
 from pm.assess import Assessor
 from pm.config import AlertsSection, AssessSection, PlantSection, TrainSection
 from pm.domain import Asset, History, Recording
@@ -79,21 +75,13 @@ class Timed:
 
 
 def forecaster_of(case: Case) -> TransformerForecaster:
-    """A model of the sizes of `pm train`, with its ONNX form."""
-    torch.manual_seed(0)
-    network = HazardTransformer(case.sizes, case.base)
-    artefact = Artefact(
-        name="benchmark",
-        schema=case.grid.schema,
-        normaliser=fit_normaliser(case.grid),
-        architecture=case.sizes,
-        weights=network.state_dict(),
-        calibration=Calibration.none(case.sizes.modes),
-        split=Split((), (), ()),
-        trained_until=START,
-        thresholds={0.2: 1.0},
-    )
-    return TransformerForecaster(replace(artefact, onnx=onnx_of_artefact(artefact)))
+    """A model of the sizes of `pm train`, trained for one pass over the case's plant."""
+    names = [asset.name for asset in case.history.assets]
+    cut = len(names) * 3 // 4
+    schema = case.grid.schema
+    settings = case.settings.model_copy(update={"epochs": 1})
+    artefact = fit(case.history, names[:cut], names[cut:], schema, settings, name="benchmark").artefact
+    return TransformerForecaster(replace(artefact, thresholds={0.2: 1.0}, onnx=onnx_of_artefact(artefact)))
 
 
 def fill(store: EmbeddedStore, case: Case, names: list[str], hours: int) -> None:

@@ -1,8 +1,11 @@
 """Forecasting: latency of one window and windows per second in batches, by what runs the network; features apart.
 
-    python -m benchmarks.inference [--seconds 3]
+    python -m benchmarks.inference [--seconds 3] [--patch 12]
 
 16 points × 168 h and the sizes of `pm train`, with weights as they are before training: the arithmetic is the same.
+What is timed is the service's own predictor from inputs to numbers, calibration included: 512 windows at a time, or one. "Of a
+core" is processor time, which other work on the machine changes less; a plain product of matrices on all threads says
+what the processor gave meanwhile.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import torch
 
 from benchmarks.training import START, Case
 from forecasting.batches import Resident, Windows
-from forecasting.export import blank_windows, int8_of, onnx_of
+from forecasting.calibrate import Calibration
+from forecasting.checkpoint import Artefact
+from forecasting.export import int8_of, onnx_of_artefact
 from forecasting.features import features_of, fit_normaliser
-from forecasting.inference import MICRO_BATCH
 from forecasting.model import HazardTransformer
-from forecasting.runtimes import OnnxRuntime, Runtime, TorchRuntime
+from forecasting.predict import TransformerForecaster
+from forecasting.split import Split
 from forecasting.windows import Ints, grid_before
 from pm.config import TrainSection
 
@@ -29,49 +34,70 @@ BATCHES = 512
 
 
 def latencies(act: Callable[[], object], seconds: float) -> np.ndarray:
-    """[n] milliseconds of each call, after some that warm up."""
+    """[2, n] milliseconds of each call, on the clock and of the processor, after some that warm up."""
     for _ in range(20):
         act()
     found, until = [], time.perf_counter() + seconds
     while time.perf_counter() < until:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         act()
-        found.append(1000 * (time.perf_counter() - began))
-    return np.array(found)
+        found.append((time.perf_counter() - began, time.process_time() - busy))
+    return 1000 * np.array(found).T
+
+
+def product(size: int = 1024) -> float:
+    """GFLOP/s of a product of matrices on all threads: what the processor gives now, to read the others by."""
+    one = torch.ones(size, size)
+    return 2 * size**3 / float(np.median(latencies(lambda: one @ one, 0.5)[0])) / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0)
-    seconds = parser.parse_args().seconds
-    case = Case(TrainSection(), torch.device("cpu"))
+    parser.add_argument("--patch", type=int, default=TrainSection().patch)
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
+    case = Case(TrainSection(patch=arguments.patch), torch.device("cpu"))
     torch.manual_seed(0)
-    network = HazardTransformer(case.sizes, case.base).eval().requires_grad_(False)
+    network = HazardTransformer(case.sizes, case.base)
     normaliser = fit_normaliser(case.grid)
+    artefact = Artefact(
+        name="benchmark",
+        schema=case.grid.schema,
+        normaliser=normaliser,
+        architecture=case.sizes,
+        weights=network.state_dict(),
+        calibration=Calibration.none(case.sizes.modes),
+        split=Split((), (), ()),
+        trained_until=START,
+    )
     ends = np.linspace(400, len(case.grid) - 1, BATCHES).astype(np.int64)
     rows = case.resident.windows(ends, last=True)
     samples = {name: tensor[:32].numpy() for name, tensor in vars(rows).items()}
-    fp32 = onnx_of(network, blank_windows(case.grid.schema, normaliser))
-    runtimes: dict[str, Runtime] = {
-        "torch": TorchRuntime(network),
-        "ONNX Runtime, fp32": OnnxRuntime(fp32),
-        "ONNX Runtime, int8": OnnxRuntime(int8_of(fp32, samples)),
+    fp32 = onnx_of_artefact(artefact)
+    forecasters = {
+        "torch": TransformerForecaster(artefact),
+        "ONNX Runtime, fp32": TransformerForecaster(replace(artefact, onnx=fp32)),
+        "ONNX Runtime, int8": TransformerForecaster(replace(artefact, onnx=int8_of(fp32, samples))),
     }
 
     def picked(wanted: Ints) -> Windows:
         return replace(rows, **{name: tensor[wanted] for name, tensor in vars(rows).items()})
 
-    threads = torch.get_num_threads()
-    print(f"{sum(p.numel() for p in network.parameters()):,} parameters, {threads} threads; torch runs {MICRO_BATCH}\n")
-    print("| runtime | one window: p50 ms | p99 ms | windows/s, 512 at a time | against torch |\n|---|---|---|---|---|")
-    first = 0.0
-    for name, runtime in runtimes.items():
-        alone = latencies(lambda r=runtime: r.answer(picked, 1), seconds)  # type: ignore[misc]
-        many = latencies(lambda r=runtime: r.answer(picked, BATCHES), seconds)  # type: ignore[misc]
-        rate = 1000 * BATCHES / np.median(many)
-        first = first or rate
+    count, threads = sum(p.numel() for p in network.parameters()), torch.get_num_threads()
+    print(f"{count:,} parameters, {arguments.patch} h a token, {threads} threads")
+    print("\n| runtime | one window: p50 ms | p99 ms | of a core | windows/s | per core | a product, GFLOP/s |")
+    print("|---|---|---|---|---|---|---|")
+    for name, forecaster in forecasters.items():
+        peak = product()
+        alone, busy = latencies(lambda f=forecaster: f.numbers(picked, 1), seconds)  # type: ignore[misc]
+        many, cores = latencies(lambda f=forecaster: f.numbers(picked, BATCHES), seconds)  # type: ignore[misc]
         low, high = np.quantile(alone, [0.5, 0.99])
-        print(f"| {name} | {low:.2f} | {high:.2f} | {rate:,.0f} | {rate / first:.2f} |", flush=True)
+        rate, each = 1000 * BATCHES / np.median(many), 1000 * BATCHES / np.median(cores)
+        print(
+            f"| {name} | {low:.2f} | {high:.2f} | {np.median(busy):.2f} | {rate:,.0f} | {each:,.0f} | {peak:.0f} |",
+            flush=True,
+        )
 
     history = case.history.only(["asset-00"])
     at = START + 1000 * history.interval
@@ -81,8 +107,12 @@ def main() -> None:
         last = grid.offsets[1:] - 1
         Resident(grid, features_of(grid, normaliser, last)).windows(last, last=True)
 
-    low, high = np.quantile(latencies(features, seconds), [0.5, 0.99])
-    print(f"\nFeatures of one asset, from its history as a frame: p50 {low:.2f} ms, p99 {high:.2f} ms")
+    took, busy = latencies(features, seconds)
+    low, high = np.quantile(took, [0.5, 0.99])
+    print(
+        f"\nFeatures of one asset, from its history as a frame: p50 {low:.2f} ms, p99 {high:.2f} ms, "
+        f"{np.median(busy):.2f} ms of a core"
+    )
 
 
 if __name__ == "__main__":

@@ -244,6 +244,17 @@ class TransformerForecaster:
         gathered = {name: torch.cat([getattr(part, name) for part in parts]) for name in names if parts}
         return {name: tensor.numpy(force=True) for name, tensor in gathered.items()}
 
+    def numbers(self, windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+        """From inputs to numbers: calibrated hazard [n, H], probability by mode within the horizon [n, K], remaining
+        hours [n] and embedding [n, E] of `count` windows.
+
+        windows: gives those of these numbers; called from threads.
+        """
+        said, schema = self.runtime.answer(windows, count), self.artefact.schema
+        hazards = self.artefact.calibration.hazard_by_mode(said.logits)
+        rul = np.clip(said.life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+        return hazards.sum(axis=-1), survival.cumulative_incidence(hazards), rul, said.embedding
+
     def _resident(self, grid: Grid, ends: Ints) -> Resident:
         return Resident(grid, features_of(grid, self.artefact.normaliser, ends), device=self._device)
 
@@ -252,21 +263,18 @@ class TransformerForecaster:
     ) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.bool_]]:
         """Hazard [n, H], probability by mode [n, K] and remaining hours [n] of the windows that end with these rows,
         and [n] whether their inputs are strange, which makes the numbers worthless."""
-        sizes, schema = self.artefact.architecture, self.artefact.schema
+        sizes = self.artefact.architecture
         hazard = np.empty((len(ends), sizes.horizon))
         by_mode = np.empty((len(ends), sizes.modes))
         rul, strange = np.empty(len(ends)), np.zeros(len(ends), dtype=bool)
         chunk = 64 * BATCH
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
-            said = self.runtime.answer(_windows_of(resident, part), len(part))
-            hazards = self.artefact.calibration.hazard_by_mode(said.logits)
             place = slice(begin, begin + len(part))
-            hazard[place], by_mode[place] = hazards.sum(axis=-1), survival.cumulative_incidence(hazards)
-            rul[place] = np.clip(said.life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+            hazard[place], by_mode[place], rul[place], embedding = self.numbers(_windows_of(resident, part), len(part))
             if self.artefact.reference is not None:
                 levels = levels_of(grid, self.artefact.normaliser, part)
-                strange[place] = self.artefact.reference.familiar.strange(levels, said.embedding)
+                strange[place] = self.artefact.reference.familiar.strange(levels, embedding)
             if progress is not None:
                 progress((begin + len(part)) / len(ends))
         return hazard, by_mode, rul, strange

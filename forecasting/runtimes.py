@@ -86,6 +86,9 @@ class OnnxRuntime:
         self._evenly = self._even()
 
     def answer(self, windows: Callable[[Ints], Windows], count: int) -> Answer:
+        if count == 1 and self._evenly:
+            said = self.run(arrays_of(windows(np.zeros(1, np.int64)), self._inputs))
+            return Answer(*(values.astype(np.float64) for values in said))
         ends = [*range(0, count - count % BATCH, BATCH)]
         places = [slice(begin, begin + BATCH) for begin in ends]
         rest = count % BATCH
