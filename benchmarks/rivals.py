@@ -118,6 +118,8 @@ class Result(NamedTuple):
     stored: int
     """Of the published messages, those in the store in the end."""
     published: int
+    in_time: bool
+    """Whether it was done, or the time was up."""
 
 
 def measure(rival: Rival, place: Place, count: int, seconds: float, *, kill: bool) -> Result:
@@ -150,9 +152,12 @@ def measure(rival: Rival, place: Place, count: int, seconds: float, *, kill: boo
                     asker.ask()
         finally:
             flood.end()
+    if not seen:
+        raise NotHere(f"none of {count:,} messages was in the store within {seconds:g} s")
     found = numbers(rival, place)
     distinct = len(np.unique(found[(found >= 0) & (found < count)]))
-    return Result(seen / max(latest - began, 1e-9), 1e6 * (cpu - first_cpu) / max(seen, 1), distinct, count)
+    cpu_us = 1e6 * (cpu - first_cpu) / seen
+    return Result(seen / (latest - began), cpu_us, distinct, count, in_time=answered or seen >= expected)
 
 
 def one(
@@ -213,7 +218,7 @@ def line(rival: Rival, load: str, influx: InfluxServer, options: argparse.Namesp
     ratio = f"{found.rate / base:.3g}" if base else ""
     print(
         f"| {found.rate:,.0f} | {found.rate * readings:,.0f} | {ratio} | {found.cpu_us:,.0f} µs "
-        f"| {found.stored:,} of {found.published:,} | {after} |",
+        f"| {found.stored:,} of {found.published:,}{'' if found.in_time else ', time was up'} | {after} |",
         flush=True,
     )
     return base
