@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -73,7 +74,7 @@ class LetterFeed:
     def _read(self, number: int, letter: Reject) -> Delivery:
         for routes, decoder in self._readers:
             if routes.resolve(letter.topic) is not None:
-                return decoder.decode(letter.topic, letter.payload, received_us=letter.received_us, receipt=number)
+                read = decoder.decode(letter.topic, letter.payload, received_us=letter.received_us, receipt=number)
+                return read._replace(rejects=tuple(replace(reject, feed=letter.feed) for reject in read.rejects))
         why = _SPARKPLUG if letter.topic.startswith(f"{NAMESPACE}/") else _UNCLAIMED
-        kept = Reject(letter.topic, letter.payload, why, letter.received_us)
-        return Delivery(number, rejects=(kept,))
+        return Delivery(number, rejects=(replace(letter, reason=why),))

@@ -19,8 +19,8 @@ from flask_login import current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
 from dashboards import alerts as alert_pages
-from dashboards import api, asset, auth, fleet, metrics_page, wording
-from dashboards.sources import Explain, Page, Sources, sources
+from dashboards import api, asset, auth, fleet, letters, metrics_page, wording
+from dashboards.sources import Explain, Page, Retry, Sources, sources
 from pm.config import AlertsSection, DashboardSection, PlantSection
 from pm.domain import AlertState
 from pm.errors import PmError
@@ -64,6 +64,7 @@ def create_app(
     now: Callable[[], datetime | None],
     status: Callable[[], Mapping[str, Any]],
     explain: Explain | None = None,
+    retry: Retry | None = None,
     metrics: Page | None = None,
     metrics_token: str = "",
 ) -> Flask:
@@ -73,6 +74,7 @@ def create_app(
     status: what the service says of itself, by label; `threshold` (the 72 h probability above which alerts are raised)
         is drawn into the charts, `trouble` stands on top of the fleet, every other entry is shown as it stands.
     explain: the inputs that move an asset's forecast now; without it reasons are those of the asset's alerts.
+    retry: reads dead letters again; without it they can be looked at and dropped.
     metrics: what /metrics serves, to users who are logged in and to whoever shows `metrics_token`, where there is one.
     """
     app = Flask("dashboards", template_folder="templates", static_folder="static")
@@ -96,12 +98,13 @@ def create_app(
         now=now,
         status=status,
         explain=explain,
+        retry=retry,
         metrics=metrics,
         metrics_token=metrics_token,
     )
     CSRFProtect(app)
     auth.install(app)
-    for room in (auth, fleet, asset, alert_pages, api, metrics_page):
+    for room in (auth, fleet, asset, alert_pages, letters, api, metrics_page):
         app.register_blueprint(room.pages)
     app.add_url_rule("/healthz", "healthz", _healthz)
     app.add_url_rule(f"/static/plotly-{plotly_version()}.min.js", "plotly", _plotly)
@@ -125,9 +128,10 @@ def create_app(
 def _frame() -> dict[str, Any]:
     """What every page shows around its own content."""
     held = sources()
-    around: dict[str, Any] = {"plant": held.plant, "plant_time": None, "waiting": 0}
+    around: dict[str, Any] = {"plant": held.plant, "plant_time": None, "waiting": 0, "letters_kept": 0}
     if current_user.is_authenticated:
         around["plant_time"] = held.time()
+        around["letters_kept"] = held.records.dead_letter_count()
         around["waiting"] = len(held.records.alerts([AlertState.UNACKNOWLEDGED, AlertState.RETURNED_UNACKNOWLEDGED]))
     return around
 

@@ -20,6 +20,7 @@ from dashboards.sources import Explain, Sources, sources
 from dashboards.wording import chart_zone, since
 from pm.domain import Alert, Asset, EventKind, Explanation, Forecast, Point, Reason, from_us
 from pm.errors import PmError
+from pm.lateness import Revision
 
 log = logging.getLogger(__name__)
 pages = Blueprint("asset", __name__)
@@ -40,6 +41,7 @@ STRETCHES = 730
 SHOWN_POINTS = 12
 """Points drawn at first; the others by choice."""
 SHOWN_EVENTS = 50
+SHOWN_REVISED = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,24 @@ def picked(points: Sequence[Point], wanted: Sequence[str], why: Sequence[Reason]
     return tuple(dict.fromkeys([*named, *points]))[:SHOWN_POINTS]
 
 
+@dataclass(frozen=True, slots=True)
+class Revised:
+    """A forecast as it was issued, and as it would have been with what came late."""
+
+    issued: Forecast
+    revision: Revision
+
+
+def revised_in(held: Sources, asset: str, period: Stretch) -> list[Revised]:
+    """The forecasts of a period that late readings would have changed, newest first."""
+    revisions = held.records.revisions(asset, period.start, period.end)
+    if not revisions:
+        return []
+    issued = {one.time: one for one in held.records.forecast_history(asset, period.start, period.end)}
+    found = [Revised(issued[one.forecast.time], one) for one in revisions if one.forecast.time in issued]
+    return found[::-1]
+
+
 def figures(held: Sources, asset: Asset, range_name: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Every figure of the asset's page by its place: `ahead`, `behind`, `point:<name>`."""
     found = asset_row(held, asset)
@@ -193,7 +213,9 @@ def page(name: str) -> str:
     period = stretch(held, name, request.args.get("range", DEFAULT_RANGE))
     points: tuple[Point, ...] = ()
     events: list[dict[str, Any]] = []
+    revised: list[Revised] = []
     if period is not None:
+        revised = revised_in(held, name, period)
         points = read_in(held, name, period).points
         frame = held.store.events(period.start, period.end, [name])
         events = [
@@ -220,6 +242,8 @@ def page(name: str) -> str:
         wanted=wanted,
         events=events[:SHOWN_EVENTS],
         event_count=len(events),
+        revised=revised[:SHOWN_REVISED],
+        revised_count=len(revised),
         now=now,
         from_us=from_us,
         silence=held.records.silences().get(name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -17,6 +17,8 @@ from pm.records import Records
 
 Explain = Callable[[str, datetime], Explanation]
 """Why an asset's forecast at a time is what it is."""
+Retry = Callable[[Sequence[int]], tuple[int, int]]
+"""Reads the dead letters of these numbers again: how many are stored now, how many are dead letters still."""
 
 Page = Callable[[str | None], tuple[bytes, str]]
 """Metrics as text with their content type, for a request's Accept header."""
@@ -31,6 +33,7 @@ class Sources:
     now: Callable[[], datetime | None]
     status: Callable[[], Mapping[str, Any]]
     explain: Explain | None = None
+    retry: Retry | None = None
     metrics: Page | None = None
     metrics_token: str = ""
 

@@ -76,3 +76,25 @@ def chart_zone(zone: tzinfo, until: datetime) -> tuple[tzinfo, str]:
 def signed(value: float) -> str:
     """A contribution to the log-hazard with its sign: `+1.32`, `−0.40`."""
     return f"{'+' if value >= 0 else chr(0x2212)}{abs(value):.2f}"
+
+
+def payload_text(payload: bytes, limit: int) -> str:
+    """A stranger's payload as one line that can do no harm: at most `limit` characters, `…` where there was more.
+
+    What is not UTF-8, and what does not print (controls, marks that turn the direction of writing), is escaped.
+    """
+    text = payload[: 4 * limit + 4].decode("utf-8", "backslashreplace")
+    safe = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text[: limit + 1])
+    return safe if len(safe) <= limit and len(text) <= limit else f"{safe[:limit]}…"
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them: `512 B`, `2 KiB`, `1 MiB`."""
+    for unit, length in (("MiB", 2**20), ("KiB", 2**10)):
+        if count >= length:
+            return f"{count / length:.0f}{THIN}{unit}"
+    return f"{count}{THIN}B"

@@ -119,11 +119,10 @@ def retry_dead_letters(
     from connectors.letters import LetterFeed
     from pm.ingest import Ingest
 
-    wanted = set(numbers)
-    found = records.dead_letters(max(records.dead_letter_count(), 1))
-    letters = [(letter.number, letter.reject) for letter in reversed(found) if not wanted or letter.number in wanted]
+    some = records.dead_letters_of(numbers) if numbers else None
+    found = some if some is not None else records.dead_letters(max(records.dead_letter_count(), 1))
     feed = LetterFeed(
-        letters,
+        [(letter.number, letter.reject) for letter in reversed(found)],
         (config.mqtt, *config.mqtt.more),
         forget=records.delete_dead_letters,
         max_future=config.ingest.max_future if config.clock.source == "wall" else None,

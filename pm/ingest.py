@@ -271,6 +271,7 @@ class Ingest:
             self._late.note(batch)
         rejects = [*(reject for delivery in batch for reject in delivery.rejects), *refused]
         if rejects:
+            rejects = [reject if reject.feed else replace(reject, feed=self._feed.name) for reject in rejects]
             self._dead_letters.add_dead_letters(rejects)
             for reject in rejects[:3]:
                 log.warning("dead letter from %s: %s", reject.topic, reject.reason)

@@ -94,6 +94,8 @@ class Reject:
     payload: bytes
     reason: str
     received_us: int
+    feed: str = ""
+    """Name of the feed that brought it; ingest says it."""
 
 
 class Delivery(NamedTuple):

@@ -7,8 +7,6 @@ transaction. Errors are RecordsError with the mend, RecordsUnavailable where try
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -16,27 +14,19 @@ from typing import Self
 import sqlalchemy as sa
 
 from pm.domain import from_us, to_us
-from pm.ports import Reject
 from pm.record_alerts import AlertRecords, JournalEntry
 from pm.record_data_alerts import DataAlertRecords
-from pm.record_database import Database, insert_new, insert_rows, replace_rows
+from pm.record_database import Database, insert_new, replace_rows
 from pm.record_late import LateRecords
+from pm.record_letters import DeadLetter, LetterRecords
 from pm.record_models import ModelRecords, ModelRow, Stage, StageChange
 from pm.record_register import RegisterRecords
 from pm.record_sources import SourceRecords
-from pm.record_tables import dead_letter, secret, tick
+from pm.record_tables import secret, tick
 from pm.record_totals import TotalsRecords
 from pm.record_users import Role, User, UserRecords
 
 __all__ = ["DeadLetter", "JournalEntry", "ModelRow", "Records", "Role", "Stage", "StageChange", "User"]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that no parser could read, kept until somebody deletes it or sends it again."""
-
-    number: int
-    reject: Reject
 
 
 class Records(
@@ -45,6 +35,7 @@ class Records(
     AlertRecords,
     DataAlertRecords,
     LateRecords,
+    LetterRecords,
     ModelRecords,
     UserRecords,
     TotalsRecords,
@@ -67,43 +58,6 @@ class Records(
     def close(self) -> None:
         self._database.close()
 
-    def add_dead_letters(self, rejects: Iterable[Reject]) -> None:
-        """Keep messages that could not be read, with the reason."""
-        rows = [
-            {
-                "topic": _storable(r.topic),
-                "payload": r.payload,
-                "reason": _storable(r.reason),
-                "received_us": r.received_us,
-            }
-            for r in rejects
-        ]
-        if rows:
-            with self._database.write() as connection:
-                insert_rows(connection, dead_letter, rows)
-
-    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """The newest first."""
-        query = sa.select(dead_letter).order_by(dead_letter.c.number.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [
-                DeadLetter(row.number, Reject(row.topic, bytes(row.payload), row.reason, row.received_us))
-                for row in connection.execute(query)
-            ]
-
-    def dead_letter_count(self) -> int:
-        with self._database.read() as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(dead_letter)).scalar_one()
-
-    def delete_dead_letters(self, numbers: Sequence[int]) -> int:
-        """Delete by number; returns how many were there."""
-        gone = 0
-        with self._database.write() as connection:
-            for start in range(0, len(numbers), 500):
-                part = numbers[start : start + 500]
-                gone += connection.execute(sa.delete(dead_letter).where(dead_letter.c.number.in_(part))).rowcount
-        return gone
-
     def secret(self, name: str) -> str:
         """A random secret of 256 bits, made the first time it is asked for and kept; every process gets the same."""
         query = sa.select(secret.c.value).where(secret.c.name == name)
@@ -124,8 +78,3 @@ class Records(
     def set_tick(self, job: str, at: datetime) -> None:
         with self._database.write() as connection:
             replace_rows(connection, tick, [{"job": job, "at_us": to_us(at)}])
-
-
-def _storable(text: str) -> str:
-    """Text that every database takes. What a stranger sent must not keep its own dead letter from being kept."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -27,6 +27,7 @@ from pm.edges import (
     open_spool,
     open_store,
     plant_clock,
+    retry_dead_letters,
     wall_now,
     wall_us,
 )
@@ -265,6 +266,7 @@ class Service:
             now=self.clock.now,
             status=self._status,
             explain=self._explain,
+            retry=self._retry_letters,
             metrics=self.metrics.page,
             metrics_token=self.config.metrics.token.get_secret_value(),
         )
@@ -291,6 +293,10 @@ class Service:
     def _status(self) -> Mapping[str, Any]:
         """What the service says of itself on the dashboard."""
         return status(self.records, self.config.alerts.budget, self.ingests)
+
+    def _retry_letters(self, numbers: Sequence[int]) -> tuple[int, int]:
+        told = retry_dead_letters(self.config, self.records, self.store, numbers)
+        return told.messages - told.rejects, told.rejects
 
     def _explain(self, asset: str, at: datetime) -> Explanation:
         from pm.archive import plant_history

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from flask import Flask
 from connectors.embedded import EmbeddedStore
 from dashboards.app import create_app
 from pm.alerts import raised
-from pm.config import AlertsSection, DashboardSection, PlantSection
+from pm.config import AlertsSection, Config, DashboardSection, PlantSection
 from pm.domain import (
     Abstention,
     Alert,
@@ -27,8 +27,11 @@ from pm.domain import (
     Point,
     Reason,
     Recording,
+    to_us,
 )  # fmt: skip
-from pm.ports import AlertChange
+from pm.edges import retry_dead_letters
+from pm.lateness import Late, Revision
+from pm.ports import AlertChange, Reject
 from pm.records import ModelRow, Records
 
 NOW = datetime(2026, 3, 20, 14, tzinfo=UTC)
@@ -55,6 +58,22 @@ ASSETS = (
 REASONS = (Reason("vibration mean 24 h", 1.92), Reason("error E21", 0.71), Reason("age", 0.28), Reason("flow", -0.34))
 
 
+_RECEIVED = to_us(NOW)
+_HOSTILE = b"<img src=x onerror=alert(1)>\xff\x00 \xe2\x80\xaetxt" + b"x" * 5000
+LETTERS = (
+    Reject("plant/pump-01/readings", b'{"time": 1773900000, "values": {"flow": "n/a"}}',
+           "flow: 'n/a' is not a number", _RECEIVED - 7_200_000_000, "broker.example:1883"),
+    Reject("plant/pump-01/readings", b'{"time": 1773903600, "values": {"flow": "n/a"}}',
+           "flow: 'n/a' is not a number", _RECEIVED - 3_600_000_000, "broker.example:1883"),
+    Reject("plant/<script>alert(1)</script>/readings", _HOSTILE,
+           "not JSON and not line protocol", _RECEIVED - 1_800_000_000, "broker.example:1883"),
+    Reject("plant/fan-07/readings", b'{"time": "2026-03-20T13:00:00Z", "values": {"flow": 12.5}}',
+           "no rule for this yesterday", _RECEIVED - 900_000_000, "broker.example:1883"),
+    Reject("spBv1.0/north/DDATA/press/p7", b"\x08\xc0\x84\x3d", "no birth came before it", _RECEIVED, "Sparkplug B"),
+)  # fmt: skip
+"""Of everything that a stranger may send; the fourth can be read by now."""
+
+
 @dataclass(frozen=True)
 class DashboardPlant:
     records: Records
@@ -75,6 +94,12 @@ def dashboard_plant(folder: Path, *, timezone: str = "Europe/Berlin", filled: bo
             records.add_user("vic", PASSWORD, role="viewer")
             if filled:
                 _fill(records, store)
+
+            def retry(numbers: Sequence[int]) -> tuple[int, int]:
+                """As pm.edges does it: what the default templates can read is stored, the rest kept anew."""
+                told = retry_dead_letters(Config(), records, store, numbers)
+                return told.messages - told.rejects, told.rejects
+
             app = create_app(
                 records=records,
                 store=store,
@@ -82,6 +107,7 @@ def dashboard_plant(folder: Path, *, timezone: str = "Europe/Berlin", filled: bo
                 dashboard=DashboardSection(),
                 alerts=AlertsSection(),
                 now=lambda: NOW if filled else None,
+                retry=retry,
                 status=lambda: (
                     {"champion": MODEL, "threshold": THRESHOLD, "readings": 1344, "dead_letters": 0} if filled else {}
                 ),
@@ -141,6 +167,8 @@ def _fill(records: Records, store: EmbeddedStore) -> None:
             changes.append(AlertChange(alerts["pump-06"].id, Cause.CLOSE, "failed (bearing)"))
         records.record(at, forecasts=issued, raised=new, changes=changes, policy={})
         at += timedelta(hours=3)
+    _bring_late(records)
+    records.add_dead_letters(LETTERS)
     records.change_alert(alerts["motor-02"].id, Cause.ACKNOWLEDGE, at=NOW - timedelta(hours=20), by="ann")
     records.add_model(
         ModelRow(
@@ -152,6 +180,16 @@ def _fill(records: Records, store: EmbeddedStore) -> None:
         )
     )
     records.promote(MODEL, at=NOW - timedelta(days=7), why="the first")
+
+
+def _bring_late(records: Records) -> None:
+    """Two forecasts of motor-02 that readings of ten hours ago would have changed."""
+    last = NOW - timedelta(hours=10)
+    late = Late("motor-02", last - timedelta(hours=2), last, NOW - timedelta(hours=7, minutes=55))
+    revised = [
+        Revision(forecast("motor-02", NOW - timedelta(hours=h), p), late, NOW) for h, p in ((12, 0.21), (9, 0.41))
+    ]
+    records.record_revisions([], revised, [])
 
 
 def _readings() -> pd.DataFrame:

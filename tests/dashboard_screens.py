@@ -21,7 +21,14 @@ def main(folder: Path) -> None:
         chromium() as browser,
     ):
         alert = plant.alert_of("pump-01").id
-        pages = {"fleet": "/", "asset": "/assets/pump-01", "alerts": "/alerts", "alert": f"/alerts/{alert}"}
+        pages = {
+            "fleet": "/",
+            "asset": "/assets/pump-01",
+            "alerts": "/alerts",
+            "alert": f"/alerts/{alert}",
+            "letters": "/letters",
+            "late": "/assets/motor-02",
+        }
         for size, width, height, dark in SIZES:
             with watched(browser, address, width=width, height=height, dark=dark) as seen:
                 page = seen.page

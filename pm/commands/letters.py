@@ -68,6 +68,7 @@ def retry_letters(numbers: Sequence[int], config_path: Path | None, as_json: boo
     Example: pm deadletters retry
     """
     from pm import config, edges
+    from pm.record_letters import LetterStep
 
     configuration = config.load(config_path)
     with opened_records(configuration) as records:
@@ -76,10 +77,13 @@ def retry_letters(numbers: Sequence[int], config_path: Path | None, as_json: boo
             told = edges.retry_dead_letters(configuration, records, store, numbers)
         finally:
             store.close()
+        stored = told.messages - told.rejects
+        at = edges.present(configuration, records)
+        records.note_letters(LetterStep(at, None, "read again", told.messages, stored))
     if as_json:
-        click.echo(json.dumps({"stored": told.messages - told.rejects, "kept": told.rejects}))
+        click.echo(json.dumps({"stored": stored, "kept": told.rejects}))
     else:
-        click.echo(f"{told.messages - told.rejects} stored, {told.rejects} still cannot be read")
+        click.echo(f"{stored} stored, {told.rejects} still cannot be read")
 
 
 @deadletters.command("drop")
@@ -91,8 +95,11 @@ def drop_letters(numbers: Sequence[int], config_path: Path | None) -> None:
     \b
     Example: pm deadletters drop 17 18
     """
-    from pm import config
+    from pm import config, edges
+    from pm.record_letters import LetterStep
 
-    with opened_records(config.load(config_path)) as records:
+    configuration = config.load(config_path)
+    with opened_records(configuration) as records:
         gone = records.delete_dead_letters(list(numbers))
+        records.note_letters(LetterStep(edges.present(configuration, records), None, "dropped", len(numbers), gone))
     click.echo(f"{gone} of {len(numbers)} dropped")
