@@ -21,6 +21,7 @@ TINY = TrainSection(
     layers=1,
     heads=2,
     dropout=0.0,
+    life_dropout=0.0,
     epochs=2,
     batch=16,
     hold_out=0.0,

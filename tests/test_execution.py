@@ -90,7 +90,7 @@ class CutOff(Exception):
     pass
 
 
-SHAKEN = STILL.model_copy(update={"dropout": 0.2, "point_dropout": 0.2})
+SHAKEN = STILL.model_copy(update={"dropout": 0.2, "point_dropout": 0.2, "life_dropout": 0.2})
 
 
 @pytest.fixture(scope="module")
