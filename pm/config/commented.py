@@ -28,12 +28,16 @@ def _sample_lines() -> Iterator[str]:
         for name, field in cls.model_fields.items():
             if name in tables:
                 continue
-            yield f"# {field.description}{_choices(field.annotation)}"
+            yield f"# {_on_one_line(field.description)}{_choices(field.annotation)}"
             value = "" if field.annotation is SecretStr else defaults[name]
             yield f"{'# ' if field.annotation is SecretStr else ''}{name} = {_toml(value)}"
         for name in tables:
-            yield f"# {cls.model_fields[name].description}"
+            yield f"# {_on_one_line(cls.model_fields[name].description)}"
             yield f"# [[{section}.{name}]]"
+
+
+def _on_one_line(description: str | None) -> str:
+    return " ".join((description or "").split())
 
 
 def _choices(annotation: Any) -> str:
