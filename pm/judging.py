@@ -61,7 +61,8 @@ def judge(
     outcome at that horizon is known by `end`. It is strictly proper (Gneiting & Raftery, JASA 102, 2007): neither
     boldness nor caution can buy it. Both are scored on the same forecasts, and confidence is the share of paired
     bootstrap resamples of whole assets in which the challenger scores better. Without a champion the rival is the
-    constant failure rate of the time before `start`, so that a first model has to know something too.
+    constant failure rate of the time before `start`, so that a first model has to know something too. One that training
+    found no better than the fleet's failure rates on its validation assets is kept out unjudged.
     Raises ModelError when either has seen data of the window.
     """
     for model in (challenger, *([champion] if champion is not None else [])):
@@ -81,6 +82,10 @@ def judge(
 
     if count < settings.min_failures:
         return kept_out(f"{count} failures to judge by and retrain.min_failures asks for {settings.min_failures}")
+    learned = challenger.artefact.metrics
+    # Chance alone lets some of those that know nothing beat a constant rate on the few failures of a window.
+    if learned.get("validation_nll", -np.inf) >= learned.get("base_nll", np.inf):
+        return kept_out("it is no better on its validation assets than the fleet's failure rates")
     theirs = _forecasts(challenger, history, start, end)
     if champion is None:
         rows = np.flatnonzero(~np.isnan(theirs.probability()))

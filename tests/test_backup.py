@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -302,12 +303,17 @@ def test_backups_beside_a_writer_killed_at_random_hold_all_that_was_acknowledged
     cut_off = 0
     with child(_WRITER, str(data), str(log)) as writer:
         wait_until(lambda: log.exists() and log.stat().st_size > 0, "the writer")
+        for name in ("warm.zip", "whole.zip"):
+            began = time.monotonic()
+            work_and_kill("make", 0, path, out / name)
+            whole = time.monotonic() - began
         for number in range(8):
             if number == 5:  # and the writer is killed too, in the midst of a batch
                 os.kill(writer.pid, signal.SIGKILL)
             written = out / f"{number}.zip"
             acknowledged = int(log.read_text().split("\n")[-2])
-            work_and_kill("make", 0 if number in (3, 6) else chance.uniform(0.0, 0.15), path, written)
+            latest = 0.1 * whole if number % 2 else whole  # some early, whatever else the machine does
+            work_and_kill("make", 0 if number in (3, 6) else chance.uniform(0.001, latest), path, written)
             if not written.exists():
                 cut_off += 1
                 continue
