@@ -86,13 +86,16 @@ def baselines(
     times = np.concatenate([part.time_us for part in asked])
     wanted = {asset for part in asked for asset in part.assets}
     known = replace(history, assets=tuple(asset for asset in history.assets if asset.name in wanted))
+    # Where the forecaster abstains nobody is asked, so that all are judged on the same forecasts.
+    abstained = np.concatenate([np.isnan(part.probability()) for part in asked])
     found = {}
     for name, model in ((BOOSTING, boosting), (BY_AGE, by_age)):
         say(f"asking {name}", 0.5)
         answer = model.forecast(known, names, times)
+        probability = {hours: np.where(abstained, np.nan, told) for hours, told in answer.probability.items()}
         found[name] = Answers(
-            {hours: told[: len(table)] for hours, told in answer.probability.items()},
-            answer.rul_hours[: len(table)],
-            None if setting is None else answer.probability[HORIZON_HOURS][len(table) :],
+            {hours: told[: len(table)] for hours, told in probability.items()},
+            np.where(abstained, np.nan, answer.rul_hours)[: len(table)],
+            None if setting is None else probability[HORIZON_HOURS][len(table) :],
         )
     return found
