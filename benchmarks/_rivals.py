@@ -88,6 +88,7 @@ def stored(rival: Rival, place: Place) -> int:
         if "series" not in found:
             return 0
         counts = found["series"][0]["values"][0][1:]
+        counts = [count or 0 for count in counts]  # null where nothing of a point is there yet
         return sum(counts) if place.load == "scalars" else max(counts)
     file, query = {
         "embedded": ("readings.db", "SELECT count(*) FROM readings"),
