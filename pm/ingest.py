@@ -136,7 +136,6 @@ class Ingest:
         """
         self.feed = feed
         self.condition = Condition(feed.name)
-        self._feed = feed
         self._store = store
         self._dead_letters = dead_letters
         self._section = section
@@ -160,7 +159,7 @@ class Ingest:
     @property
     def unacknowledged(self) -> int:
         """Messages received that are durable nowhere yet."""
-        return self._feed.waiting + self._taken
+        return self.feed.waiting + self._taken
 
     @property
     def spool_bytes(self) -> int:
@@ -219,7 +218,7 @@ class Ingest:
                 self._count(batch, settled, acknowledged=0)
                 self._counts = replace(self._counts, spooled=spool.held)
                 self.condition.draining(spool.held)
-        if stored and not self._feed.waiting and not self._held:
+        if stored and not self.feed.waiting and not self._held:
             return True
         batch = self._held or self._collect()
         return self._keep(spool, batch) if batch else stored
@@ -237,7 +236,7 @@ class Ingest:
         return True
 
     def _acknowledge(self, batch: Sequence[Delivery], where: str) -> None:
-        self._feed.acknowledge(batch)
+        self.feed.acknowledge(batch)
         self.condition.acknowledging(len(batch), where)
         self._held = []
         self._taken = 0
@@ -252,10 +251,10 @@ class Ingest:
     def _collect(self) -> list[Delivery]:
         """Up to a batch: ends when it is full, when the oldest has waited `flush`, or when the feed runs dry."""
         limit = self._section.batch
-        batch = self._feed.take(limit, _FIRST_WAIT)
+        batch = self.feed.take(limit, _FIRST_WAIT)
         deadline = time.monotonic() + self._section.flush / 1000
         while batch and len(batch) < limit and time.monotonic() < deadline:
-            more = self._feed.take(limit - len(batch), _DRY_WAIT)
+            more = self.feed.take(limit - len(batch), _DRY_WAIT)
             if not more:
                 break
             batch += more
@@ -271,7 +270,7 @@ class Ingest:
             self._late.note(batch)
         rejects = [*(reject for delivery in batch for reject in delivery.rejects), *refused]
         if rejects:
-            rejects = [reject if reject.feed else replace(reject, feed=self._feed.name) for reject in rejects]
+            rejects = [reject if reject.feed else replace(reject, feed=self.feed.name) for reject in rejects]
             self._dead_letters.add_dead_letters(rejects)
             for reject in rejects[:3]:
                 log.warning("dead letter from %s: %s", reject.topic, reject.reason)

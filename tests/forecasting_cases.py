@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+import torch
 
+from forecasting.predict import TransformerForecaster
+from forecasting.train import fit
+from forecasting.windows import schema_of
 from pm.config import TrainSection
 from pm.domain import Asset, Event, EventKind, FailureMode, History, Point, from_us, to_us
 
@@ -89,3 +94,16 @@ def worn_plant(assets: int = 6, days: int = 40, seed: int = 0) -> History:
         times = [START + HOUR * int(hour) for hour in kept]
         parts.append((name, times, {"heat": heat[kept], "noise": noise[kept]}))
     return history_of(reading_frame(parts), events, tuple(fleet))
+
+
+def tiny_forecaster(
+    plant: History, train: Sequence[str], validation: Sequence[str], settings: TrainSection
+) -> TransformerForecaster:
+    """Trained on one thread: so small a network is slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trained = fit(plant, train, validation, schema_of(plant, settings), settings, name="tiny")
+    finally:
+        torch.set_num_threads(before)
+    return TransformerForecaster(trained.artefact)

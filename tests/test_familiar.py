@@ -9,17 +9,14 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.covariance import ledoit_wolf
 
 from forecasting import checkpoint
 from forecasting.familiar import Familiar, Levels, _whitening, fit_familiar
 from forecasting.predict import TransformerForecaster, load
-from forecasting.train import fit
-from forecasting.windows import schema_of
 from pm.domain import HORIZON, Abstention, Forecast, History, from_us
 from pm.notices import forecast_json
-from tests.forecasting_cases import HOUR, START, TINY, history_of, worn_plant
+from tests.forecasting_cases import HOUR, START, TINY, history_of, tiny_forecaster, worn_plant
 
 SETTINGS = TINY.model_copy(update={"epochs": 3, "learning_rate": 3e-3})
 NAMES = tuple(f"pump-{n}" for n in range(6))
@@ -43,11 +40,7 @@ def plant() -> History:
 
 @pytest.fixture(scope="module")
 def forecaster(plant) -> TransformerForecaster:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trained = fit(plant, NAMES[:4], NAMES[4:], schema_of(plant, SETTINGS), SETTINGS, name="tiny")
-    torch.set_num_threads(before)
-    return TransformerForecaster(trained.artefact)
+    return tiny_forecaster(plant, NAMES[:4], NAMES[4:], SETTINGS)
 
 
 def lately(history: History, change: Callable[[pd.DataFrame], dict[str, object]], at: datetime = AT) -> History:

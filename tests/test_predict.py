@@ -16,11 +16,9 @@ from forecasting.batches import Windows
 from forecasting.inference import outlooks
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.predict import TransformerForecaster, load
-from forecasting.train import fit
-from forecasting.windows import schema_of
 from pm.domain import HORIZON_HOURS, Abstention, Asset, Event, EventKind, Explanation, Forecast, History, to_us
 from pm.errors import ModelError
-from tests.forecasting_cases import HOUR, START, TINY, event_frame, worn_plant
+from tests.forecasting_cases import HOUR, START, TINY, event_frame, tiny_forecaster, worn_plant
 
 NAMES = tuple(f"pump-{n}" for n in range(6))
 SCHEDULE = TINY.model_copy(update={"schedule_features": "exact", "epochs": 8, "learning_rate": 3e-3})
@@ -33,11 +31,7 @@ def plant() -> History:
 
 @pytest.fixture(scope="module")
 def forecaster(plant) -> TransformerForecaster:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trained = fit(plant, NAMES[:4], NAMES[4:], schema_of(plant, SCHEDULE), SCHEDULE, name="tiny")
-    torch.set_num_threads(before)
-    return TransformerForecaster(trained.artefact)
+    return tiny_forecaster(plant, NAMES[:4], NAMES[4:], SCHEDULE)
 
 
 def cut(history: History, at: object, *, strictly: tuple[EventKind, ...] = ()) -> History:

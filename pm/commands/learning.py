@@ -1,72 +1,22 @@
-"""Commands for learning and judging: train, forecast, replay, evaluate."""
+"""Commands for learning and forecasting: train, forecast."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pm.commands.opened import opened_records, training_progress
+from pm.commands.opened import opened_forecaster, opened_records, training_progress
 from pm.commands.options import EXISTING_FOLDER, FILE, FOLDER, Moment, config_option, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from forecasting.predict import TransformerForecaster
     from forecasting.workers import Workers
     from pm import training
-    from pm.config import Config
-    from pm.domain import History, Recording
-
-
-@contextmanager
-def _share_bar(what: str) -> Iterator[Callable[[float], None]]:
-    from rich.console import Console
-
-    from pm.progress import share_bar
-
-    with share_bar(Console(stderr=True), what) as report:
-        yield report
-
-
-def _forecaster(config: Config, name: str | None) -> TransformerForecaster:
-    """A model by folder needs no records database; one by version, or the champion, does."""
-    from pm import edges
-
-    if name is not None and Path(name).is_dir():
-        return edges.load_folder(Path(name), config.assess.runtime)
-    with opened_records(config) as records:
-        return edges.load_forecaster(records, name, config.assess.runtime)
-
-
-def _chosen_assets(recording: Recording, forecaster: TransformerForecaster, which: str) -> list[str]:
-    """Names behind `--assets`: held-out (where the model held any of these out), trained, all, or a list."""
-    names = [asset.name for asset in recording.history.assets]
-    split = forecaster.artefact.split
-    held_out = [name for name in names if name in set(split.held_out)]
-    if which == "all" or (which == "held-out" and not held_out):
-        return names
-    if which == "held-out":
-        return held_out
-    if which == "trained":
-        return [name for name in names if name in {*split.train, *split.validation}]
-    wanted = [part.strip() for part in which.split(",") if part.strip()]
-    unknown = sorted(set(wanted) - set(names))
-    if unknown or not wanted:
-        raise click.UsageError(
-            f"--assets {which}: {unknown[0] if unknown else 'nothing'} is no asset of {recording.name}; "
-            "write held-out, trained, all, or names with commas between"
-        )
-    return wanted
-
-
-ASSETS_HELP = "held-out (assets that the model never saw; all when it saw none of these), trained, all, or names."
+    from pm.domain import History
 
 
 @click.command()
@@ -209,7 +159,7 @@ def forecast(
     from pm.notices import explanation_json, forecast_json, reasons_json
 
     configuration = config.load(config_path)
-    forecaster = _forecaster(configuration, model)
+    forecaster = opened_forecaster(configuration, model)
     if recording is not None:
         from connectors import recordings
 
@@ -253,150 +203,3 @@ def _forecast_text(row: dict[str, Any]) -> str:
             for one in why["precedents"]
         ]
     return "\n".join(lines)
-
-
-@click.command()
-@click.argument("recording", type=EXISTING_FOLDER)
-@click.option("--model", help="Folder or version; the champion when left out.")
-@click.option("--out", type=FOLDER, help="Folder for forecasts.parquet, alerts.csv, report.json, report.html.")
-@click.option("--assets", "which", default="held-out", show_default=True, help=ASSETS_HELP)
-@click.option("--every", help="Time between forecasts (6h); the recording's interval when left out.")
-@click.option("--publish", is_flag=True, help="Publish it through the MQTT broker to a running service instead.")
-@click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real speed (--publish); else as fast as can be."
-)
-@config_option
-@json_option
-def replay(
-    recording: Path,
-    model: str | None,
-    out: Path | None,
-    which: str,
-    every: str | None,
-    publish: bool,
-    speed: float | None,
-    config_path: Path | None,
-    as_json: bool,
-) -> None:
-    """Recorded data through the whole pipeline at its own time, scored.
-
-    \b
-    Example: pm replay recordings/azure-pdm --model models/azure --out replays/azure
-             pm replay recordings/azure-pdm --publish --speed 3600
-    """
-    from connectors import recordings
-    from pm import config
-
-    configuration = config.load(config_path)
-    loaded = recordings.read(recording)
-    if publish:
-        _publish(loaded, configuration, which, model, speed)
-        return
-    if out is None:
-        raise click.UsageError("say --out DIR for a report, or --publish to play the recording through the broker")
-    from pm.domain import parse_interval
-    from pm.replay import replay as play
-
-    forecaster = _forecaster(configuration, model)
-    try:
-        step = parse_interval(every) if every else None
-    except ValueError as error:
-        raise click.UsageError(f"--every: {error}") from None
-    with _share_bar(f"Replaying {loaded.name}") as progress:
-        report = play(
-            loaded,
-            forecaster,
-            out=out,
-            assets=_chosen_assets(loaded, forecaster, which),
-            plant=configuration.plant,
-            assess=configuration.assess,
-            alerts=configuration.alerts,
-            every=step,
-            progress=progress,
-        )
-    if as_json:
-        click.echo(json.dumps(report, indent=1))
-    else:
-        from pm.report_page import headline
-
-        click.echo(f"{headline(report)}\n{out}/report.html")
-
-
-def _publish(loaded: Recording, configuration: Config, which: str, model: str | None, speed: float | None) -> None:
-    import threading
-
-    from pm import live
-
-    names = [asset.name for asset in loaded.history.assets]
-    if which != "all":
-        names = _chosen_assets(loaded, _forecaster(configuration, model), which)
-    with live.until_interrupted(threading.Event()) as stop:
-        played = live.publish_recording(loaded, configuration, assets=names, speed=speed, stop=stop)
-    click.echo(f"{played.readings:,} readings and {played.events:,} events of {played.steps:,} steps published")
-
-
-@click.command()
-@click.option("--recording", type=EXISTING_FOLDER, required=True, help="Recording to judge on.")
-@click.option("--model", help="Folder or version; the champion when left out.")
-@click.option("--assets", "which", default="held-out", show_default=True, help=ASSETS_HELP)
-@click.option("--every", help="Time between forecasts (6h); the model's step when left out.")
-@click.option(
-    "--baseline/--no-baseline", default=True, show_default=True, help="Gradient boosting and hazard by age beside it."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
-@click.option("--out", type=FOLDER, help="Folder for evaluation.json and evaluation.html.")
-@config_option
-@json_option
-def evaluate(
-    recording: Path,
-    model: str | None,
-    which: str,
-    every: str | None,
-    baseline: bool,
-    seed: int,
-    out: Path | None,
-    config_path: Path | None,
-    as_json: bool,
-) -> None:
-    """Forecast quality alone, with 95 % intervals over assets, beside the baselines.
-
-    \b
-    Example: pm evaluate --recording recordings/azure-pdm --model models/azure --every 6h
-    """
-    import numpy as np
-    from rich.console import Console
-
-    from connectors import recordings
-    from pm import config, evaluation_page
-    from pm.domain import parse_interval
-    from pm.evaluate import evaluate as judge
-
-    configuration = config.load(config_path)
-    forecaster = _forecaster(configuration, model)
-    loaded = recordings.read(recording)
-    try:
-        step = parse_interval(every) if every else None
-    except ValueError as error:
-        raise click.UsageError(f"--every: {error}") from None
-    found = judge(
-        loaded,
-        forecaster,
-        rng=np.random.default_rng(seed),
-        assets=_chosen_assets(loaded, forecaster, which),
-        every=step,
-        baseline=baseline,
-        alerts=configuration.alerts,
-        assess=configuration.assess,
-    )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-        evaluation_page.write_html(found, out / "evaluation.html")
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
-    console.print(evaluation_page.table(found))
-    console.print(evaluation_page.alert_table(found))
-    for sentence in evaluation_page.sentences(found):
-        console.print(sentence)
