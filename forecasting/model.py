@@ -20,8 +20,6 @@ from forecasting.batches import Windows
 
 SLOW_KNOTS = 8
 """Pieces that a slow feature is cut into, so that the first layer can tell "yesterday" from "last month"."""
-SUMMARY_PIECES = 8
-"""Pieces that a column of the life summaries is cut into, each holding as many of the training rows."""
 NARROWEST = 1e-3
 """Least width of a piece, in deviations of its column."""
 HORIZON_KNOTS = 12
@@ -51,6 +49,11 @@ class Architecture:
     """Networks whose log odds are averaged."""
     life_dropout: float = 0.0
     """Share of windows that training shows without their summaries, so that attention learns to do without."""
+    sharp: bool = False
+    """Whether every bin of the horizon has odds of its own beside the knots' (models from before had knots alone)."""
+    summary_pieces: int = 8
+    """Pieces that a column of the life summaries is cut into, each holding as many of the training rows (models from
+    before had eight)."""
 
     @property
     def embedding(self) -> int:
@@ -126,14 +129,15 @@ class Life(nn.Module):
 
     edges: Tensor
 
-    def __init__(self, columns: int, width: int, dropout: float, hidden: float) -> None:
-        """hidden: share of windows that training shows without their summaries."""
+    def __init__(self, columns: int, pieces: int, width: int, dropout: float, hidden: float) -> None:
+        """pieces: that each of the columns is cut into. hidden: share of windows that training shows without their
+        summaries."""
         super().__init__()
         self.hidden = hidden
-        edges = torch.linspace(-2.0, 2.0, SUMMARY_PIECES + 1)[:, None].repeat(1, columns)
+        edges = torch.linspace(-2.0, 2.0, pieces + 1)[:, None].repeat(1, columns)
         self.register_buffer("edges", edges)
         self.summary = nn.Sequential(
-            nn.Linear(columns * SUMMARY_PIECES, width),
+            nn.Linear(columns * pieces, width),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(width, width),
@@ -175,8 +179,13 @@ class HazardTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, sizes.heads, sizes.dropout) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(width)
         summaries = sizes.summary_columns
-        self.life = Life(summaries, width, sizes.dropout, sizes.life_dropout) if summaries else None
+        self.life = None
+        if summaries:
+            self.life = Life(summaries, sizes.summary_pieces, width, sizes.dropout, sizes.life_dropout)
         basis = horizon_basis(sizes.horizon)
+        self._knots = basis.shape[1]
+        if sizes.sharp:
+            basis = np.concatenate([basis, np.eye(sizes.horizon, dtype=np.float32)], axis=1)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
         half = width // sizes.heads // 2
         self.register_buffer("turns", 10_000.0 ** (-torch.arange(half) / half), persistent=False)
@@ -192,10 +201,12 @@ class HazardTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if base_hazard is not None:
-            odds = np.log(base_hazard / (1.0 - base_hazard.sum())).astype(np.float32)
-            with torch.no_grad():
-                self.hazard.bias.copy_(torch.from_numpy(odds).repeat(self.basis.shape[1]))
+        smooth = self._knots * self.sizes.modes
+        with torch.no_grad():
+            self.hazard.weight[smooth:] = 0.0
+            if base_hazard is not None:
+                odds = np.log(base_hazard / (1.0 - base_hazard.sum())).astype(np.float32)
+                self.hazard.bias[:smooth] = torch.from_numpy(odds).repeat(self._knots)
                 self.rul.bias.fill_(0.5)
 
     def forward(self, windows: Windows, last: bool = False) -> Outlook:
@@ -296,15 +307,18 @@ def pieces(x: Tensor) -> Tensor:
     return (x[..., None] * SLOW_KNOTS - lows).clamp(0.0, 1.0).flatten(-2)
 
 
-def quantile_edges(summaries: np.ndarray) -> np.ndarray:
-    """[SUMMARY_PIECES + 1, M] where the columns of [R, M] summaries are cut, rising in each column."""
-    edges = np.quantile(summaries, np.linspace(0.0, 1.0, SUMMARY_PIECES + 1), axis=0)
+def quantile_edges(summaries: np.ndarray, pieces: int) -> np.ndarray:
+    """[pieces + 1, M] where the columns of [R, M] summaries are cut, rising in each column."""
+    edges = np.quantile(summaries, np.linspace(0.0, 1.0, pieces + 1), axis=0)
     # Quantiles that coincide make a step there, not a division by nothing.
-    return np.asarray(edges + np.arange(SUMMARY_PIECES + 1)[:, None] * NARROWEST, dtype=np.float32)
+    return np.asarray(edges + np.arange(pieces + 1)[:, None] * NARROWEST, dtype=np.float32)
 
 
 def horizon_basis(horizon: int) -> np.ndarray:
     """[H, knots] float32: linear interpolation over the horizon between knots that stand denser near now.
+
+    A smooth curve is what a few failures can teach. Where an event tells the hour of a failure, the bins' own odds
+    (`Architecture.sharp`) make the spike that no interpolation can.
 
     Rows sum to 1, so that equal knots make a flat hazard.
     """

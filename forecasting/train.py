@@ -124,7 +124,7 @@ def fit(
     resident = Resident(grid, features, labels, device=device)
     sizes = architecture_of(schema, features, settings)
     read = np.flatnonzero(grid.observed)
-    edges = quantile_edges(features.summary[read[:: max(1, len(read) // EDGE_ROWS)]])
+    edges = quantile_edges(features.summary[read[:: max(1, len(read) // EDGE_ROWS)]], sizes.summary_pieces)
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
     validation_labels = labels_of(validation_grid)
     seen = features_within(validation_grid, normaliser, settings.memory, device, execution.scratch)
@@ -234,6 +234,8 @@ def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSe
         summary_columns=features.summary.shape[1],
         members=settings.members,
         life_dropout=settings.life_dropout,
+        sharp=True,
+        summary_pieces=settings.life_pieces,
     )
 
 

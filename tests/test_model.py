@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from forecasting.batches import Targets, Windows
 from forecasting.losses import censored_nll, counts, loss_of
 from forecasting.model import (
     SLOW_KNOTS,
-    SUMMARY_PIECES,
     Architecture,
     Attention,
     HazardTransformer,
@@ -112,8 +112,9 @@ def test_the_last_token_alone_says_the_same(network):
     torch.testing.assert_close(last.rul, whole.rul[:, -1:])
 
 
-def test_training_starts_at_the_base_hazard():
-    network = HazardTransformer(SIZES, np.array([0.001, 0.002])).eval()
+@pytest.mark.parametrize("sharp", [False, True])
+def test_training_starts_at_the_base_hazard(sharp):
+    network = HazardTransformer(replace(SIZES, sharp=sharp), np.array([0.001, 0.002])).eval()
     nn.init.zeros_(network.hazard.weight)
     logits = network(windows()).logits
     padded = nn.functional.pad(logits, (0, 1)).softmax(dim=-1)
@@ -130,6 +131,18 @@ def test_the_horizon_basis_interpolates(horizon):
     assert np.linalg.matrix_rank(basis) == basis.shape[1]
 
 
+@pytest.mark.parametrize(("sharp", "reached"), [(False, False), (True, True)])
+def test_the_odds_of_one_bin_alone_can_be_raised_where_bins_have_their_own(sharp, reached):
+    torch.manual_seed(0)
+    network = HazardTransformer(replace(SIZES, sharp=sharp, horizon=72), np.array([0.001, 0.002])).eval()
+    spike = torch.zeros(72)
+    spike[23] = 5.0
+    found = np.linalg.lstsq(network.basis.numpy(), spike.numpy(), rcond=None)[0]
+    assert np.allclose(network.basis.numpy() @ found, spike.numpy(), atol=1e-3) == reached
+    smooth = horizon_basis(72).shape[1] * SIZES.modes
+    assert not network.hazard.weight[smooth:].any(), "the spikes are learned, the curve is there from the start"
+
+
 def test_pieces_are_a_thermometer():
     found = pieces(torch.tensor([[0.0, 0.5, 1.0, 0.3125]])).view(4, SLOW_KNOTS)
     assert found[0].tolist() == [0.0] * 8
@@ -140,13 +153,13 @@ def test_pieces_are_a_thermometer():
 
 def test_summaries_are_cut_at_their_quantiles():
     rng = np.random.default_rng(0)
-    edges = quantile_edges(np.stack([rng.normal(size=4000), rng.exponential(size=4000), np.ones(4000)], axis=1))
-    assert edges.shape == (SUMMARY_PIECES + 1, 3)
+    edges = quantile_edges(np.stack([rng.normal(size=4000), rng.exponential(size=4000), np.ones(4000)], axis=1), 5)
+    assert edges.shape == (6, 3)
     assert (np.diff(edges, axis=0) > 0).all(), "a column that says nothing must not divide by nothing"
-    life = Life(3, 8, 0.0, 0.5).eval()
+    life = Life(3, 5, 8, 0.0, 0.5).eval()
     life.edges.copy_(torch.from_numpy(edges))
     given = torch.tensor([[[float(edges[2, 0]), 100.0, 1.0]]])
-    pieces_of = torch.zeros(SUMMARY_PIECES, 3)
+    pieces_of = torch.zeros(5, 3)
     pieces_of[:2, 0] = 1.0  # the first two pieces are full
     pieces_of[:, 1] = 1.0
     whole = torch.zeros(1, 1, 8)
@@ -157,7 +170,7 @@ def test_summaries_are_cut_at_their_quantiles():
 
 def test_training_hides_the_summaries_of_some_windows():
     torch.manual_seed(4)
-    life = Life(2, 8, 0.0, 0.25)
+    life = Life(2, 4, 8, 0.0, 0.25)
     found = life(torch.zeros(400, 3, 8), torch.ones(400, 3, 2))
     bare = life.mlp(life.before_mlp(torch.zeros(8)))
     hidden = (found - bare).abs().amax(dim=-1) < 1e-6

@@ -34,6 +34,8 @@ class TrainSection(Section):
     life_dropout: Share = 0.1
     """Share of windows shown in training without the summaries of their asset's life, so that neither is relied on
     alone; 0 where records run from new to failure and the summaries tell most."""
+    life_pieces: Annotated[int, Field(ge=1)] = 4
+    """Pieces that each summary of a life is cut into at its quantiles; more tell levels finer and cost time and memory."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
     """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
     epochs: Annotated[int, Field(ge=1)] = 20
