@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from rich.logging import RichHandler
 
+from forecasting.split import split_assets
 from pm.alert_scores import Floats
 from pm.baselines import BOOSTING
 from pm.config import AlertsSection, TrainSection
@@ -59,12 +60,17 @@ class Plan:
     out: Path
     threads: int = 1
     """Of gradient boosting."""
+    split_seed: int | None = None
+    """Deals the assets alike for every training; each training's own seed does when None."""
 
     def run(self, recording: Recording, setting: str, settings: TrainSection) -> Trial:
         name = f"{setting}-{settings.seed}"
         before = _peak(reset=True)
         began = time.perf_counter()
-        model = train(recording.history, out=self.out / name, settings=settings, name=name)
+        split = None
+        if self.split_seed is not None:
+            split = split_assets(recording.history, settings.hold_out, settings.validation, self.split_seed)
+        model = train(recording.history, out=self.out / name, settings=settings, split=split, name=name)
         seconds, memory = time.perf_counter() - began, _peak() - before
         said = evaluate(
             recording,
@@ -92,6 +98,7 @@ class Plan:
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="1,2,3", help="of splits, weights and batches: one training each")
+    parser.add_argument("--split-seed", type=int, help="deal the assets by this seed alike for every training")
     parser.add_argument("--every", default="6h", help="between the forecasts that are judged")
     parser.add_argument("--replay-every", default="6h", help="between the assessments of a replay; none for no replay")
     parser.add_argument("--replay-assets", type=int, default=0, help="replay so many held-out assets; 0: all")
@@ -108,7 +115,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
     out = given.out or Path(tempfile.mkdtemp(prefix="pm-trials-"))
     out.mkdir(parents=True, exist_ok=True)
     step = None if given.replay_every == "none" else parse_interval(given.replay_every)
-    return Plan(parse_interval(given.every), step, given.replay_assets, out, given.threads)
+    return Plan(parse_interval(given.every), step, given.replay_assets, out, given.threads, given.split_seed)
 
 
 def seeds_of(given: argparse.Namespace) -> list[int]:

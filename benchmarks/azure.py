@@ -1,8 +1,10 @@
 """azure-pdm: the product's model as delivered, beside LightGBM, over seeds and settings of `schedule_features`.
 
     python -m benchmarks.azure --recordings recordings [--seeds 1,2,3] [--schedule-features coarse,off,exact]
+        [--split-seed 2]
 
-For every setting and seed: a training with held-out assets (the seed deals them, too), judged on those over the whole
+For every setting and seed: a training with held-out assets (the seed deals them, too, unless one for all is named),
+judged on those over the whole
 year and on its last quarter alone, which training has not seen of any asset, beside LightGBM on the same inputs (which
 has: it learns from its assets' whole year) and the hazard by age; then a replay at the delivered alert budget. At the
 end a table for each setting, with the wall time of training and the most memory it took beyond the data.

@@ -57,10 +57,14 @@ SETTINGS: Final = TrainSection(
     life_weight=300.0,
     life_dropout=0.0,
     schedule_features="exact",
+    life_pieces=8,
+    layers=3,
+    dropout=0.1,
+    learning_rate=1e-3,
     members=3,
-    epochs=14,
-    patience=14,
-    max_minutes=6.0,
+    epochs=20,
+    patience=20,
+    max_minutes=30.0,
     onnx=False,
 )
 """How the transformer is trained, the same for all four sets."""

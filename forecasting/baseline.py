@@ -18,7 +18,7 @@ from forecasting.features import Normaliser, features_of, fit_normaliser
 from forecasting.metrics import UNKNOWN, Outcomes, outcomes
 from forecasting.summaries import LIFE, summarise
 from forecasting.windows import FeatureSchema, Grid, grid_of
-from pm.domain import REPORTED_HOURS, History
+from pm.domain import REPORTED_HOURS, History, to_us
 from pm.errors import TrainingError
 
 Floats = NDArray[np.float64]
@@ -100,23 +100,24 @@ class GradientBoosting:
         validation_assets: Sequence[str],
         seed: int,
         until: datetime | None = None,
+        validation_from: datetime | None = None,
         most_trees: int = 300,
         threads: int = 0,
         hours: Sequence[int] = REPORTED_HOURS,
     ) -> GradientBoosting:
         """Learn from `train_assets`, stopped by `validation_assets`, from nothing dated after `until`.
 
-        The same arguments give the same trees. threads 0 takes every core. hours: the horizons that are asked for.
-        Raises TrainingError where the training
-        assets have no readings.
+        validation_from: learning ends there and what stops it begins, as in `forecasting.train.fit`. The same arguments
+        give the same trees. threads 0 takes every core. hours: the horizons that are asked for. Raises TrainingError
+        where the training assets have no readings.
         """
         rng = np.random.default_rng(seed)
-        train = training_grid(history, schema, train_assets, until)
+        train = training_grid(history, schema, train_assets, validation_from or until)
         normaliser = fit_normaliser(train)
         learn = _Sample(train, normaliser, rng)
         stop = None
         if validation_assets:
-            stop = _Sample(training_grid(history, schema, validation_assets, until), normaliser, rng)
+            stop = _Sample(training_grid(history, schema, validation_assets, until), normaliser, rng, validation_from)
         settings = {
             "learning_rate": 0.08,
             "num_leaves": 31,
@@ -164,8 +165,11 @@ class GradientBoosting:
 class _Sample:
     """Rows to learn from or to stop by, with what followed them."""
 
-    def __init__(self, grid: Grid, normaliser: Normaliser, rng: np.random.Generator) -> None:
-        read = np.flatnonzero(grid.observed)
+    def __init__(
+        self, grid: Grid, normaliser: Normaliser, rng: np.random.Generator, start: datetime | None = None
+    ) -> None:
+        """start: only rows after it."""
+        read = np.flatnonzero(grid.observed & (grid.times_us > (-1 if start is None else to_us(start))))
         rows = np.sort(rng.choice(read, min(read.size, MOST_ROWS), replace=False))
         self.X = _inputs(grid, normaliser, rows)
         self._followed = _followed(grid, rows)

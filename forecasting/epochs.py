@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from forecasting.batches import Resident
-from forecasting.losses import censored_nll, counts, loss_of
-from forecasting.model import HazardTransformer, Network
+from forecasting.losses import loss_of
+from forecasting.model import HazardTransformer, Network, Outlook
 from forecasting.precision import Precision
 from forecasting.profiling import Profile
 from forecasting.resume import Snapshot, SnapshotFile
 from forecasting.trainer import MIN_PATCHES, Trainer
 from forecasting.windows import Grid, Ints
-from forecasting.workers import Workers
+from forecasting.workers import ALONE, Workers
 from pm.config import TrainSection
 from pm.errors import TrainingError
 
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 MIN_STEPS = 32
 """Optimiser steps in an epoch at least; a short history is passed over several times."""
-STOPPING_WINDOWS = 600
-"""Windows of the validation slice that are forecast after every epoch at most; each answers for its second half."""
+STOPPING_WINDOWS = 2_000
+"""Windows of the validation slice that are forecast after every epoch at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,7 @@ class EpochLoop:
         self._grid, self._resident, self._validation = grid, resident, validation
         self._settings, self._precision, self._workers = settings, precision, workers
         self._eligible, self._progress, self._snapshots, self._profile = eligible, progress, snapshots, profile
-        stopping = stopping_windows(judged, validation.schema.context // 2)
-        self._stopping = workers.share(stopping[:: max(1, -(-len(stopping) // STOPPING_WINDOWS))])
+        self._stopping = workers.share(judged[:: max(1, -(-len(judged) // STOPPING_WINDOWS))])
         self._steps = len(list(self._batches(1)))
         self._planned = settings.epochs
         self._trainer = Trainer(
@@ -173,7 +172,12 @@ class EpochLoop:
     def _score(self) -> float:
         network = self._trainer.averaged.network
         weight = self._settings.life_weight
-        return stopping_loss(network, self._validation, self._stopping, self._precision, weight, self._workers)
+        if __import__("os").environ.get("BOTH"):
+            log.info(
+                "   nll %.4f",
+                validation_loss(network, self._validation, self._stopping, self._precision, self._workers),
+            )
+        return validation_loss(network, self._validation, self._stopping, self._precision, self._workers, weight)
 
     def _plan(self, number: int, now: float) -> None:
         """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
@@ -262,44 +266,16 @@ def batches(grid: Grid, size: int, rng: np.random.Generator, eligible: Ints | No
         yield order[begin : begin + size]
 
 
-def stopping_windows(judged: Ints, stride: int) -> Ints:
-    """Some of the judged rows (ascending), `stride` or more apart, the last of them among these."""
-    kept: list[int] = []
-    for row in judged[::-1].tolist():
-        if not kept or kept[-1] - row >= stride:
-            kept.append(row)
-    return np.array(kept[::-1], dtype=np.int64)
-
-
-def stopping_loss(
+def validation_loss(
     network: Network,
     resident: Resident,
     ends: Ints,
     precision: Precision,
-    life_weight: float,
-    workers: Workers | None = None,
+    workers: Workers = ALONE,
+    life_weight: float = 0.0,
 ) -> float:
-    """Mean training loss of the later half of the positions of these windows, each with half a context before it."""
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    half = resident.schema.context // resident.schema.patch // 2
-    with torch.inference_mode():
-        for begin in range(0, len(ends), 64):
-            part = ends[begin : begin + 64]
-            windows, targets = resident.windows(part), resident.targets(part)
-            with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
-                outlook = network(windows)
-            counted = counts(targets, windows.alive, 0)
-            counted[:, :half] = False
-            total += loss_of(outlook, targets, counted, life_weight).double().cpu()
-            count += int(counted.sum())
-    summed, positions = (workers or Workers()).total([float(total), float(count)])
-    return summed / max(positions, 1.0)
-
-
-def validation_nll(
-    network: Network, resident: Resident, ends: Ints, precision: Precision, workers: Workers | None = None
-) -> float:
-    """Mean censored negative log-likelihood in nats at the ends of these windows, each with its whole context.
+    """Mean loss in nats at the ends of these windows, each with its whole context: the censored negative
+    log-likelihood, and `life_weight` times that of remaining life.
 
     workers: processes that have disjoint parts of the windows, for the mean over all of them.
     """
@@ -309,6 +285,9 @@ def validation_nll(
             part = ends[begin : begin + 256]
             with torch.autocast(resident.device.type, precision.dtype, enabled=precision.autocast):
                 outlook = network(resident.windows(part, last=True), last=True)
-            total += censored_nll(outlook.logits[:, 0], resident.targets(part).last()).sum().double().cpu()
-    summed, count = (workers or Workers()).total([float(total), float(len(ends))])
+            targets = resident.targets(part).last()
+            said = Outlook(outlook.logits[:, 0], outlook.rul[:, 0], outlook.embedding[:, 0])
+            counted = torch.ones(len(part), dtype=torch.bool, device=resident.device)
+            total += loss_of(said, targets, counted, life_weight).double().cpu()
+    summed, count = workers.total([float(total), float(len(ends))])
     return summed / count

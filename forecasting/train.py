@@ -15,7 +15,7 @@ import torch
 from forecasting.batches import Resident
 from forecasting.calibrate import Calibration, fit_calibration
 from forecasting.checkpoint import Artefact, installed_versions
-from forecasting.epochs import Epoch, EpochLoop, Progress, validation_nll
+from forecasting.epochs import Epoch, EpochLoop, Progress, validation_loss
 from forecasting.features import Features, fit_normaliser
 from forecasting.inference import outlooks
 from forecasting.labels import Labels, labels_of
@@ -176,7 +176,7 @@ def fit(
         before=None if start_from is None else start_from.reference,
     )
     metrics = {
-        "validation_nll": validation_nll(best, validation, judged, precision),
+        "validation_nll": validation_loss(best, validation, judged, precision),
         "base_nll": _base_nll(base, validation, judged),
         "training_failures": float(failures_in(labels)),
         "validation_failures": float(failures_in(validation_labels, judged)),

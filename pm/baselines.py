@@ -11,6 +11,7 @@ import numpy as np
 
 from forecasting.baseline import GradientBoosting, HazardByAge
 from forecasting.metrics import Floats
+from forecasting.split import validation_start
 from pm.domain import HORIZON_HOURS, History
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def baselines(
         validation_assets=validation,
         seed=artefact.seed,
         until=until,
+        validation_from=validation_start(history.known_at(until), validation),
         threads=threads,
     )
     by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)

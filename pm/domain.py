@@ -155,6 +155,15 @@ class History:
     readings: pd.DataFrame
     events: pd.DataFrame
 
+    def known_at(self, at: datetime) -> History:
+        """What of it is dated up to `at`."""
+        readings, events = self.readings, self.events
+        return replace(
+            self,
+            readings=readings[(readings["time"] <= at).to_numpy()].reset_index(drop=True),
+            events=events[(events["time"] <= at).to_numpy()].reset_index(drop=True),
+        )
+
     def only(self, names: Collection[str]) -> History:
         """The history of these assets alone; itself when they are all of them."""
         wanted = set(names)

@@ -89,7 +89,7 @@ def train(
     if out.exists():
         raise ModelError(f"{out}: exists already; name another folder with --out, or remove it")
     if until is not None:
-        history = known_by(history, until)
+        history = history.known_at(until)
     failures = int((history.events["kind"] == EventKind.FAILURE.value).sum())
     if history.readings.empty or not failures:
         raise TrainingError(
@@ -207,16 +207,6 @@ def with_shuffled_failures(history: History, rng: np.random.Generator) -> Histor
     events["asset"] = pd.array(assets, dtype="str")
     events = events.sort_values(["time", "asset", "kind", "code"], kind="stable", ignore_index=True)
     return replace(history, events=events.drop_duplicates(ignore_index=True))
-
-
-def known_by(history: History, at: datetime) -> History:
-    """What of `history` is dated up to `at`."""
-    readings, events = history.readings, history.events
-    return replace(
-        history,
-        readings=readings[(readings["time"] <= at).to_numpy()].reset_index(drop=True),
-        events=events[(events["time"] <= at).to_numpy()].reset_index(drop=True),
-    )
 
 
 def followed(table: ForecastTable, history: History) -> Outcomes:

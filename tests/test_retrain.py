@@ -29,7 +29,6 @@ from pm.training import (
     TrainedModel,
     budget_thresholds,
     facts,
-    known_by,
     train,
     with_shuffled_failures,
 )
@@ -75,7 +74,7 @@ def good(plant: History, folder: Path) -> TrainedModel:
 @pytest.fixture(scope="module")
 def poor(plant: History, folder: Path) -> TrainedModel:
     """Trained for an epoch on the first days."""
-    hasty = LEARNING.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
+    hasty = LEARNING.model_copy(update={"epochs": 1, "learning_rate": 1e-3})
     return train(plant, out=folder / "poor", settings=hasty, split=SPLIT, until=hour(24 * 25), name="poor")
 
 
@@ -249,7 +248,7 @@ def test_what_happens_after_the_window_does_not_matter(plant: History, good: Tra
     end = hour(24 * 55)
     whole = judge(poor.forecaster, good.forecaster, plant, start=LEARN_UNTIL, end=end, settings=RULES)
     assert whole == judge(
-        poor.forecaster, good.forecaster, known_by(plant, end), start=LEARN_UNTIL, end=end, settings=RULES
+        poor.forecaster, good.forecaster, plant.known_at(end), start=LEARN_UNTIL, end=end, settings=RULES
     )
 
 

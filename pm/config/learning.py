@@ -23,11 +23,11 @@ class TrainSection(Section):
     """Steps that one token of the transformer covers; divides context."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Width of the transformer."""
-    layers: Annotated[int, Field(ge=1)] = 3
+    layers: Annotated[int, Field(ge=1)] = 2
     """Layers of the transformer."""
     heads: Annotated[int, Field(ge=1)] = 4
     """Attention heads; divides width."""
-    dropout: Share = 0.1
+    dropout: Share = 0.2
     """Dropout in training."""
     point_dropout: Share = 0.1
     """Share of points hidden at random in training, so that a lost sensor degrades a forecast and does not break it."""
@@ -35,12 +35,12 @@ class TrainSection(Section):
     """Share of windows shown in training without the summaries of their asset's life, so that neither is relied on
     alone; 0 where records run from new to failure and the summaries tell most."""
     life_pieces: Annotated[int, Field(ge=1)] = 4
-    """Pieces that each summary of a life is cut into at its quantiles; more tell levels finer and cost time and memory."""
+    """Pieces that each summary of a life is cut into at its quantiles; more tell levels finer and cost time."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
     """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
-    epochs: Annotated[int, Field(ge=1)] = 20
+    epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the history at most; training stops earlier when the validation slice no longer improves."""
-    patience: Annotated[int, Field(ge=1)] = 6
+    patience: Annotated[int, Field(ge=1)] = 12
     """Epochs without improvement before training stops."""
     max_minutes: Annotated[float, Field(gt=0.0)] = 20.0
     """Minutes of training at most; the best weights so far are kept."""
@@ -48,7 +48,7 @@ class TrainSection(Section):
     """Windows in one optimiser step."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts that a batch is computed in, where memory is short."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     """Weight decay of AdamW."""
