@@ -38,9 +38,9 @@ class TrainSection(Section):
     """Pieces that each summary of a life is cut into at its quantiles; more tell levels finer and cost time."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
     """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[int, Field(ge=1)] = 40
     """Passes over the history at most; training stops earlier when the validation slice no longer improves."""
-    patience: Annotated[int, Field(ge=1)] = 12
+    patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without improvement before training stops."""
     max_minutes: Annotated[float, Field(gt=0.0)] = 20.0
     """Minutes of training at most; the best weights so far are kept."""
@@ -48,7 +48,7 @@ class TrainSection(Section):
     """Windows in one optimiser step."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts that a batch is computed in, where memory is short."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     """Weight decay of AdamW."""
