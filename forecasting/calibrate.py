@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,11 +54,23 @@ class Calibration:
 
     def hazard_by_mode(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """[..., H, K] logits to [..., H, K] probability of failing by each mode in each bin given survival until it."""
-        part = _parts(logits.shape[-2], len(self.scale))
-        mapped = logits * np.asarray(self.scale)[part, None] + np.asarray(self.shift)[part]
+        scale, shift = _by_bin(self.scale, self.shift, logits.shape[-2])
+        mapped = logits * scale + shift
         peak = np.maximum(mapped.max(axis=-1, keepdims=True), 0.0)
         raised = np.exp(mapped - peak)
         return np.asarray(raised / (np.exp(-peak) + raised.sum(axis=-1, keepdims=True)))
+
+
+@functools.lru_cache(maxsize=8)
+def _by_bin(
+    scale: tuple[float, ...], shift: tuple[tuple[float, ...], ...], bins: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """[H, 1] scale and [H, K] shift of every bin; kept between calls, so nobody may write to them."""
+    part = _parts(bins, len(scale))
+    found = np.asarray(scale)[part, None], np.asarray(shift)[part]
+    for values in found:
+        values.flags.writeable = False
+    return found
 
 
 def _parts(bins: int, parts: int) -> npt.NDArray[np.int64]:

@@ -183,9 +183,10 @@ class EpochLoop:
         """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
         spent = now - self._started
         fitting = max(number, int((self._limit - self._started) / (spent / number)))
-        if fitting < self._planned:
-            log.info("%d epochs instead of %d fit into train.max_minutes", fitting, self._planned)
-            self._planned = fitting
+        planned = min(self._settings.epochs, fitting)
+        if planned < self._planned:
+            log.info("%d epochs instead of %d fit into train.max_minutes", planned, self._planned)
+        self._planned = planned
         self._trainer.planned = self._steps * self._planned
 
     def _rate(self) -> float:

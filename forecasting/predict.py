@@ -252,7 +252,7 @@ class TransformerForecaster:
         """
         said, schema = self.runtime.answer(windows, count), self.artefact.schema
         hazards = self.artefact.calibration.hazard_by_mode(said.logits)
-        rul = np.clip(said.life, 0.0, 1.0) * schema.rul_cap * schema.step_hours
+        rul = np.minimum(np.maximum(said.life, 0.0), 1.0) * schema.rul_cap * schema.step_hours
         return hazards.sum(axis=-1), survival.cumulative_incidence(hazards), rul, said.embedding
 
     def _resident(self, grid: Grid, ends: Ints) -> Resident:

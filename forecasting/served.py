@@ -87,7 +87,7 @@ class ServedMember(nn.Module):
             x = block(x, mask)
         x = self.norm(self.last(x, mask[:, :, -1]))
         if self.life is not None:
-            x = self.life(x, windows.summary.flatten(1))
+            x = self.life(x, windows.summary)
         return self.head(x), x
 
     def _drift(self, tokens: Tensor) -> Tensor:
@@ -183,7 +183,8 @@ class ServedLife(nn.Module):
         self.register_buffer("slopes", 1.0 / (edges[1:] - edges[:-1]), persistent=False)
 
     def forward(self, x: Tensor, summary: Tensor) -> Tensor:
-        pieces = ((summary[:, None] - self.lows) * self.slopes).clamp(0.0, 1.0).flatten(1)
+        """summary: [B, 1, M]."""
+        pieces = ((summary - self.lows) * self.slopes).clamp(0.0, 1.0).flatten(1)
         x = torch.addmm(x, self.summary(pieces), self.joined)
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 

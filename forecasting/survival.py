@@ -31,8 +31,9 @@ def cumulative_incidence(hazard_by_mode: Doubles) -> Doubles:
 
     Their sum is the probability of failing at all.
     """
-    survival = survival_curve(hazard_by_mode.sum(axis=-1))
-    before = np.concatenate([np.ones_like(survival[..., :1]), survival[..., :-1]], axis=-1)
+    survived = 1.0 - hazard_by_mode.sum(axis=-1)
+    before = np.ones_like(survived)
+    np.cumprod(survived[..., :-1], axis=-1, out=before[..., 1:])
     return np.asarray((before[..., None] * hazard_by_mode).sum(axis=-2))
 
 
