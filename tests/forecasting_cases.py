@@ -29,6 +29,7 @@ TINY = TrainSection(
     life_dropout=0.0,
     epochs=2,
     batch=16,
+    learning_rate=1e-3,
     hold_out=0.0,
     device="cpu",
     onnx=False,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from forecasting import epochs
 from forecasting.batches import Resident
 from forecasting.epochs import Progress, batches
 from forecasting.features import features_of, fit_normaliser
@@ -153,6 +154,22 @@ def test_time_is_kept(plant):
     result = trained(plant, TINY.model_copy(update={"epochs": 500, "patience": 500, "max_minutes": 0.03}))
     assert result.seconds < 20
     assert len(result.epochs) < 500
+
+
+def test_a_slow_moment_costs_no_epochs_that_still_fit(plant, monkeypatch, caplog):
+    now = 0.0
+
+    def clock() -> float:
+        """A machine that is busy at first: a second passes between looks, later next to nothing."""
+        nonlocal now
+        now += 1.0 if now < 200 else 0.01
+        return now
+
+    monkeypatch.setattr(epochs.time, "monotonic", clock)
+    caplog.set_level(logging.INFO, logger="forecasting.epochs")
+    result = trained(plant, TINY.model_copy(update={"epochs": 8, "patience": 8, "max_minutes": 5.0}))
+    assert any("fit into train.max_minutes" in record.message for record in caplog.records)
+    assert len(result.epochs) == 8
 
 
 def test_without_failures_there_is_nothing_to_learn(plant):
