@@ -172,11 +172,6 @@ class EpochLoop:
     def _score(self) -> float:
         network = self._trainer.averaged.network
         weight = self._settings.life_weight
-        if __import__("os").environ.get("BOTH"):
-            log.info(
-                "   nll %.4f",
-                validation_loss(network, self._validation, self._stopping, self._precision, self._workers),
-            )
         return validation_loss(network, self._validation, self._stopping, self._precision, self._workers, weight)
 
     def _plan(self, number: int, now: float) -> None:
