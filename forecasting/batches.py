@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -57,6 +58,11 @@ class Targets:
         return Targets(
             *(part.to(device) for part in (self.event_bin, self.known_bins, self.modes, self.rul, self.rul_known))
         )
+
+
+def joined(parts: Sequence[Targets]) -> Targets:
+    """Targets of the last token of several batches, one batch after another."""
+    return Targets(*(torch.cat([getattr(part, column.name) for part in parts]) for column in fields(Targets)))
 
 
 class Resident:
@@ -115,6 +121,10 @@ class Resident:
         else:
             summary = self._gather(self._summary, rows[:, closing])
         return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive, summary)
+
+    def closing(self, ends: Ints) -> Callable[[Ints], Windows]:
+        """What gives the windows that end with these rows by their number, with the last token's summary alone."""
+        return lambda chosen: self.windows(ends[chosen], last=True)
 
     def alive(self, ends: Ints) -> Tensor:
         """`Windows.alive` of the same windows."""

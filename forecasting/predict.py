@@ -271,7 +271,7 @@ class TransformerForecaster:
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
             place = slice(begin, begin + len(part))
-            hazard[place], by_mode[place], rul[place], embedding = self.numbers(_windows_of(resident, part), len(part))
+            hazard[place], by_mode[place], rul[place], embedding = self.numbers(resident.closing(part), len(part))
             if self.artefact.reference is not None:
                 levels = levels_of(grid, self.artefact.normaliser, part)
                 strange[place] = self.artefact.reference.familiar.strange(levels, embedding)
@@ -285,7 +285,7 @@ class TransformerForecaster:
         if reference is None or not len(strange):
             return {}
         rows = ends[strange]
-        embedding = self.runtime.answer(_windows_of(resident, rows), len(rows)).embedding
+        embedding = self.runtime.answer(resident.closing(rows), len(rows)).embedding
         words = reference.familiar.why(grid, self.artefact.normaliser, rows, embedding)
         return dict(zip(strange.tolist(), words, strict=True))
 
@@ -293,10 +293,6 @@ class TransformerForecaster:
 def load(folder: Path, *, device: str = "cpu", runtime: Choice = "auto") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
     return TransformerForecaster(checkpoint.load(folder), device=device, runtime=runtime)
-
-
-def _windows_of(resident: Resident, ends: Ints) -> Callable[[Ints], Windows]:
-    return lambda rows: resident.windows(ends[rows], last=True)
 
 
 def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:

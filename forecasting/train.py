@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from forecasting.batches import Resident
+from forecasting.batches import Resident, joined
 from forecasting.calibrate import Calibration, fit_calibration
 from forecasting.checkpoint import Artefact, installed_versions
 from forecasting.epochs import Epoch, EpochLoop, Progress, validation_loss
@@ -35,7 +35,7 @@ from forecasting.profiling import profiled
 from forecasting.reference import Slice, fit_reference
 from forecasting.resume import SnapshotFile
 from forecasting.split import Split
-from forecasting.windows import FeatureSchema, Grid, Ints, grid_of
+from forecasting.windows import FeatureSchema, Grid, Ints, grid_before, grid_of
 from forecasting.workers import ALONE, Workers
 from pm.config import TrainSection
 from pm.domain import History, from_us, to_us
@@ -167,7 +167,16 @@ def fit(
         best = network_of(sizes).to(device).eval().requires_grad_(False)
     best.load_state_dict(joined_weights([network.state_dict() for network, _ in members]))
     epochs = [epoch for _, own in members for epoch in own]
-    calibration = _calibrate(best, validation, validation_labels, judged)
+    calibrating = [Slice(validation_grid, validation, validation_labels, judged)]
+    if validation_from is not None:
+        others = _part(history, set(train_assets) - set(validation_assets))
+        last = until or from_us(max(int(grid.end_us.max()), int(validation_grid.end_us.max())))
+        later = _since(others, schema, validation_from, last)
+        told = labels_of(later)
+        features = features_within(later, normaliser, settings.memory, device, execution.scratch)
+        rows = _judged_rows(later, told, validation_from)
+        calibrating.append(Slice(later, Resident(later, features, told, device=device), told, rows))
+    calibration = _calibrate(best, calibrating)
     reference, unfamiliar = fit_reference(
         best,
         normaliser,
@@ -276,13 +285,25 @@ def _base_nll(base: np.ndarray, validation: Resident, judged: Ints) -> float:
     return total / len(judged)
 
 
-def _calibrate(network: Network, validation: Resident, labels: Labels, judged: Ints) -> Calibration:
-    rows = judged[:: max(1, len(judged) // CALIBRATION_POSITIONS)]
-    logits, _, _ = outlooks(network, lambda chosen: validation.windows(rows[chosen], last=True), len(rows))
-    failures = failures_in(labels, rows)
-    looking = int((labels.event_bin[rows] >= 0).sum())
-    targets = validation.targets(rows).last().to("cpu")
-    return fit_calibration(torch.from_numpy(logits), targets, failures, looking / max(failures, 1))
+def _calibrate(network: Network, slices: Sequence[Slice]) -> Calibration:
+    """The calibration that all these rows together ask for."""
+    stride = max(1, sum(len(part.rows) for part in slices) // CALIBRATION_POSITIONS)
+    logits, targets, failures, looking = [], [], 0, 0
+    for part in slices:
+        rows = part.rows[::stride]
+        said, _, _ = outlooks(network, part.resident.closing(rows), len(rows))
+        logits.append(torch.from_numpy(said))
+        targets.append(part.resident.targets(rows).last().to("cpu"))
+        failures += failures_in(part.labels, rows)
+        looking += int((part.labels.event_bin[rows] >= 0).sum())
+    return fit_calibration(torch.cat(logits), joined(targets), failures, looking / max(failures, 1))
+
+
+def _since(history: History, schema: FeatureSchema, start: datetime, end: datetime) -> Grid:
+    """The steps from `start` to `end`, with as many before them as a forecast looks at."""
+    at = to_us(end) - (to_us(end) - schema.phase_us) % schema.step_us
+    steps = (at - to_us(start)) // schema.step_us + schema.lookback_steps
+    return grid_before(history, schema, from_us(at), int(steps))
 
 
 def _judged_rows(grid: Grid, labels: Labels, start: datetime | None) -> Ints:
