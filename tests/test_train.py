@@ -156,6 +156,20 @@ def test_time_is_kept(plant):
     assert len(result.epochs) < 500
 
 
+def test_later_failures_of_training_assets_calibrate_and_teach_nothing(plant):
+    start = START + timedelta(days=30)
+    events = plant.events
+    later = (events["kind"] == "failure") & events["asset"].isin(TRAIN) & (events["time"] > start)
+    assert later.sum() >= 3
+    silent = replace(plant, events=events[~later.to_numpy()].reset_index(drop=True))
+    whole, without = (
+        fit(history, TRAIN, VALIDATION, schema_of(plant, TINY), TINY, validation_from=start).artefact
+        for history in (plant, silent)
+    )
+    assert all(torch.equal(tensor, without.weights[name]) for name, tensor in whole.weights.items())
+    assert whole.calibration != without.calibration
+
+
 def test_a_slow_moment_costs_no_epochs_that_still_fit(plant, monkeypatch, caplog):
     now = 0.0
 
