@@ -13,7 +13,7 @@ from pm.domain import EventKind, History
 LATER_SHARE = 0.25
 """Share of the record, its latest, that validates."""
 MIN_LATER_FAILURES = 15
-"""With fewer failures in that part, too few to stop and calibrate by, validation takes the whole record of its assets."""
+"""With fewer failures in that part, too few to stop by, validation takes the whole record of its assets."""
 
 
 @dataclass(frozen=True, slots=True)
