@@ -1,6 +1,6 @@
 """The simulated plant: the product's model beside LightGBM, and beside what the hidden truth lets anyone see.
 
-    python -m benchmarks.plant [--assets 60] [--days 240] [--plant-seed 1] [--seeds 1,2,3]
+    python -m benchmarks.plant [--assets 60] [--days 240] [--plant-seed 1] [--seeds 1,2,3] [--life 168]
 
 For every seed: a training with held-out assets, judged on those beside LightGBM and the hazard by age, and a replay at
 the delivered alert budget. The ceiling is that of the failures that were judged: the share whose signature has begun,
@@ -57,12 +57,13 @@ def main() -> None:
     parser.add_argument("--assets", type=int, default=60)
     parser.add_argument("--days", type=float, default=240)
     parser.add_argument("--plant-seed", type=int, default=1, help="of the plant, the same for every training")
+    parser.add_argument("--life", type=int, default=TrainSection().life, help="train.life, in steps")
     given = arguments(parser).parse_args()
     plant = simulate(PlantSettings(assets=given.assets, days=given.days, seed=given.plant_seed))
     print(f"{plant.recording.about}: {len(plant.truth)} failures; {hardware()}")
     plan = plan_of(given)
     trials = [
-        plan.run(plant.recording, "plant", TrainSection(seed=seed, max_minutes=given.max_minutes))
+        plan.run(plant.recording, "plant", TrainSection(seed=seed, max_minutes=given.max_minutes, life=given.life))
         for seed in seeds_of(given)
     ]
     table(trials)
