@@ -4,12 +4,12 @@
         [--split-seed 2]
 
 For every setting and seed: a training with held-out assets (the seed deals them, too, unless one for all is named),
-judged on those over the whole year and on its last quarter alone, which training has not seen of any asset, beside
+judged on those over the whole year and on its last quarter alone, which no network has learned from, beside
 LightGBM on the same inputs and rows and the hazard by age; then a replay at the delivered alert budget. At the end a
 table for each setting, with the wall time of training and the most memory it took beyond the data.
 
 Before that, what the recording itself says: the share of failures that anything tells of so long before. Long: some
-twelve minutes for each training on two quiet cores. `--replay-every none` leaves the replays out.
+ten minutes for each training on two quiet cores. `--replay-every none` leaves the replays out.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Progress:
     loss: float
     """Mean loss of this epoch so far, in nats per position."""
     validation: float | None
-    """The same of the validation slice after the last whole epoch."""
+    """Mean loss at moments of the validation slice, after the last whole epoch."""
     eta_seconds: float
     rate: float
     """Windows per second, in all processes together."""
@@ -175,10 +175,13 @@ class EpochLoop:
         return validation_loss(network, self._validation, self._stopping, self._precision, self._workers, weight)
 
     def _plan(self, number: int, now: float) -> None:
-        """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time."""
+        """Epochs that end within the time allowed at the rate so far, so that the learning rate falls in time.
+
+        Where the machine has become faster they are more again, and the rate is as high as it is so far from the end.
+        """
         spent = now - self._started
         fitting = max(number, int((self._limit - self._started) / (spent / number)))
-        planned = min(self._settings.epochs, fitting)
+        planned = int(self._workers.agreed(min(self._settings.epochs, fitting)))
         if planned < self._planned:
             log.info("%d epochs instead of %d fit into train.max_minutes", planned, self._planned)
         self._planned = planned

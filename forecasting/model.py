@@ -49,7 +49,7 @@ class Architecture:
     """Networks whose log odds are averaged."""
     life_dropout: float = 0.0
     """Share of windows that training shows without their summaries, so that attention learns to do without."""
-    sharp: bool = False
+    own_odds: bool = False
     """Whether every bin of the horizon has odds of its own beside the knots' (models from before had knots alone)."""
     summary_pieces: int = 8
     """Pieces that a column of the life summaries is cut into, each holding as many of the training rows (models from
@@ -184,7 +184,7 @@ class HazardTransformer(nn.Module):
             self.life = Life(summaries, sizes.summary_pieces, width, sizes.dropout, sizes.life_dropout)
         basis = horizon_basis(sizes.horizon)
         self._knots = basis.shape[1]
-        if sizes.sharp:
+        if sizes.own_odds:
             basis = np.concatenate([basis, np.eye(sizes.horizon, dtype=np.float32)], axis=1)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
         half = width // sizes.heads // 2
@@ -318,7 +318,7 @@ def horizon_basis(horizon: int) -> np.ndarray:
     """[H, knots] float32: linear interpolation over the horizon between knots that stand denser near now.
 
     A smooth curve is what a few failures can teach. Where an event tells the hour of a failure, the bins' own odds
-    (`Architecture.sharp`) make the spike that no interpolation can.
+    (`Architecture.own_odds`) make the spike that no interpolation can.
 
     Rows sum to 1, so that equal knots make a flat hazard.
     """

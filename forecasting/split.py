@@ -1,4 +1,4 @@
-"""Which assets a forecaster learns from, which stop and calibrate it, and which only judge it."""
+"""Which assets a forecaster learns from, which stop and calibrate it, and which only judge it; and from when on."""
 
 from __future__ import annotations
 

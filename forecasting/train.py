@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from forecasting.profiling import profiled
 from forecasting.reference import Slice, fit_reference
 from forecasting.resume import SnapshotFile
 from forecasting.split import Split
-from forecasting.windows import FeatureSchema, Grid, Ints, grid_before, grid_of
+from forecasting.windows import FeatureSchema, Grid, Ints, grid_of
 from forecasting.workers import ALONE, Workers
 from pm.config import TrainSection
 from pm.domain import History, from_us, to_us
@@ -93,10 +93,11 @@ def fit(
     start_from: Artefact | None = None,
     execution: Execution = PLAIN,
 ) -> Trained:
-    """Learn from the training assets, stop and calibrate by the validation assets.
+    """Learn from the training assets, stop by the validation assets, calibrate by these and by later time.
 
     until: nothing dated later is seen. validation_from: training ends there and validation begins, so that validation
-    is on other assets and on later time; without it the assets alone tell them apart. held_out: assets kept out of
+    is on other assets and on later time, and the training assets' later time calibrates as well; without it the assets
+    alone tell them apart. held_out: assets kept out of
     both, noted in the artefact. name: first part of the version. Thresholds are left to the caller, who has the alert
     policy. start_from: begin with this model's weights, schema and normaliser (`schema` must be its own) and learn from
     windows alone that end after it was trained; where none of them makes it better, its weights stay.
@@ -123,6 +124,8 @@ def fit(
     features = features_within(grid, normaliser, settings.memory, device, execution.scratch)
     resident = Resident(grid, features, labels, device=device)
     sizes = architecture_of(schema, features, settings)
+    if start_from is not None:  # a network keeps its sizes
+        sizes = replace(start_from.architecture, dropout=settings.dropout, life_dropout=settings.life_dropout)
     read = np.flatnonzero(grid.observed)
     edges = quantile_edges(features.summary[read[:: max(1, len(read) // EDGE_ROWS)]], sizes.summary_pieces)
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
@@ -168,15 +171,15 @@ def fit(
     best.load_state_dict(joined_weights([network.state_dict() for network, _ in members]))
     epochs = [epoch for _, own in members for epoch in own]
     calibrating = [Slice(validation_grid, validation, validation_labels, judged)]
-    if validation_from is not None:
-        others = _part(history, set(train_assets) - set(validation_assets))
-        last = until or from_us(max(int(grid.end_us.max()), int(validation_grid.end_us.max())))
-        later = _since(others, schema, validation_from, last)
+    others = _part(history, set(train_assets) - set(validation_assets))
+    if validation_from is not None and others.assets:
+        later = _since(others, schema, validation_from, until)
         told = labels_of(later)
-        features = features_within(later, normaliser, settings.memory, device, execution.scratch)
+        known = features_within(later, normaliser, settings.memory, device, execution.scratch)
         rows = _judged_rows(later, told, validation_from)
-        calibrating.append(Slice(later, Resident(later, features, told, device=device), told, rows))
+        calibrating.append(Slice(later, Resident(later, known, told, device=device), told, rows))
     calibration = _calibrate(best, calibrating)
+    del calibrating  # the later time's features are wanted no longer
     reference, unfamiliar = fit_reference(
         best,
         normaliser,
@@ -243,7 +246,7 @@ def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSe
         summary_columns=features.summary.shape[1],
         members=settings.members,
         life_dropout=settings.life_dropout,
-        sharp=True,
+        own_odds=True,
         summary_pieces=settings.life_pieces,
     )
 
@@ -299,11 +302,12 @@ def _calibrate(network: Network, slices: Sequence[Slice]) -> Calibration:
     return fit_calibration(torch.cat(logits), joined(targets), failures, looking / max(failures, 1))
 
 
-def _since(history: History, schema: FeatureSchema, start: datetime, end: datetime) -> Grid:
-    """The steps from `start` to `end`, with as many before them as a forecast looks at."""
-    at = to_us(end) - (to_us(end) - schema.phase_us) % schema.step_us
-    steps = (at - to_us(start)) // schema.step_us + schema.lookback_steps
-    return grid_before(history, schema, from_us(at), int(steps))
+def _since(history: History, schema: FeatureSchema, start: datetime, until: datetime | None) -> Grid:
+    """The steps of every asset from `start` on, with as many before them as a forecast looks at."""
+    first = start - timedelta(seconds=schema.step_seconds) * schema.lookback_steps
+    readings = history.readings
+    kept = readings[(readings["time"] > first).to_numpy()].reset_index(drop=True)
+    return grid_of(replace(history, readings=kept), schema, until=until)
 
 
 def _judged_rows(grid: Grid, labels: Labels, start: datetime | None) -> Ints:

@@ -79,7 +79,7 @@ def baselines(
         validation_assets=validation,
         seed=artefact.seed,
         until=until,
-        validation_from=validation_start(history.known_at(until), validation),
+        validation_from=validation_start(history.known_at(until), artefact.split.validation),
         threads=threads,
     )
     by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)

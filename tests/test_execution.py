@@ -25,7 +25,7 @@ from forecasting.calibrate import Calibration
 from forecasting.epochs import batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
-from forecasting.model import HazardTransformer, member_weights
+from forecasting.model import Architecture, HazardTransformer, member_weights
 from forecasting.precision import Precision
 from forecasting.predict import TransformerForecaster
 from forecasting.resume import Snapshot, SnapshotFile, remove
@@ -243,6 +243,23 @@ def test_a_warm_start_learns_from_what_is_new_and_never_gets_worse(plant):
     harmful = settings.model_copy(update={"learning_rate": 10.0, "epochs": 1})
     kept = fit(plant, TRAIN, VALIDATION, after.schema, harmful, start_from=replace(after, trained_until=until)).artefact
     assert all(torch.equal(kept.weights[name], after.weights[name]) for name in after.weights)
+
+
+def test_a_warm_start_keeps_the_network_that_it_finds(plant):
+    """A model from before bins had odds of their own, with other sizes than the settings now say."""
+    until = START + timedelta(days=25)
+    before = trained(plant, STILL.model_copy(update={"epochs": 1, "layers": 2, "life_pieces": 8}), until=until)
+    sizes = replace(before.architecture, own_odds=False)
+    network = HazardTransformer(sizes, np.full(sizes.modes, 0.001))
+    old = replace(before, architecture=sizes, weights=dict(network.state_dict()))
+    after = fit(plant, TRAIN, VALIDATION, old.schema, STILL.model_copy(update={"epochs": 1}), start_from=old).artefact
+    assert after.architecture == replace(sizes, dropout=STILL.dropout, life_dropout=STILL.life_dropout)
+
+
+def test_a_model_from_before_is_read_as_it_was():
+    sizes = Architecture(2, 8, 5, 3, patch=4, horizon=72, modes=3, width=64, layers=2, heads=4, dropout=0.1)
+    kept = {name: value for name, value in sizes.as_json().items() if name not in ("own_odds", "summary_pieces")}
+    assert Architecture(**kept) == replace(sizes, own_odds=False, summary_pieces=8)
 
 
 def test_a_warm_start_without_anything_new_says_so(plant):

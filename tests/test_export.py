@@ -73,7 +73,7 @@ def test_the_serving_form_says_what_the_network_says(plain, windows):
 
 @pytest.mark.parametrize(
     "sizes",
-    [{}, {"members": 2}, {"summary_columns": 0}, {"slow_columns": 0}, {"layers": 1}, {"sharp": True}],
+    [{}, {"members": 2}, {"summary_columns": 0}, {"slow_columns": 0}, {"layers": 1}, {"own_odds": True}],
     ids=str,
 )
 def test_whatever_the_network_its_serving_form_says_the_same(sizes):

@@ -112,9 +112,9 @@ def test_the_last_token_alone_says_the_same(network):
     torch.testing.assert_close(last.rul, whole.rul[:, -1:])
 
 
-@pytest.mark.parametrize("sharp", [False, True])
-def test_training_starts_at_the_base_hazard(sharp):
-    network = HazardTransformer(replace(SIZES, sharp=sharp), np.array([0.001, 0.002])).eval()
+@pytest.mark.parametrize("own_odds", [False, True])
+def test_training_starts_at_the_base_hazard(own_odds):
+    network = HazardTransformer(replace(SIZES, own_odds=own_odds), np.array([0.001, 0.002])).eval()
     nn.init.zeros_(network.hazard.weight)
     logits = network(windows()).logits
     padded = nn.functional.pad(logits, (0, 1)).softmax(dim=-1)
@@ -131,15 +131,17 @@ def test_the_horizon_basis_interpolates(horizon):
     assert np.linalg.matrix_rank(basis) == basis.shape[1]
 
 
-@pytest.mark.parametrize(("sharp", "reached"), [(False, False), (True, True)])
-def test_the_odds_of_one_bin_alone_can_be_raised_where_bins_have_their_own(sharp, reached):
+@pytest.mark.parametrize(("own_odds", "reached"), [(False, False), (True, True)])
+def test_the_odds_of_one_bin_alone_can_be_raised_where_bins_have_their_own(own_odds, reached):
     torch.manual_seed(0)
-    network = HazardTransformer(replace(SIZES, sharp=sharp, horizon=72), np.array([0.001, 0.002])).eval()
+    network = HazardTransformer(replace(SIZES, own_odds=own_odds, horizon=72), np.array([0.001, 0.002])).eval()
     spike = torch.zeros(72)
     spike[23] = 5.0
     found = np.linalg.lstsq(network.basis.numpy(), spike.numpy(), rcond=None)[0]
     assert np.allclose(network.basis.numpy() @ found, spike.numpy(), atol=1e-3) == reached
     smooth = horizon_basis(72).shape[1] * SIZES.modes
+    assert network.hazard.weight[:smooth].any()
+    assert len(network.hazard.weight[smooth:]) == reached * 72 * SIZES.modes
     assert not network.hazard.weight[smooth:].any(), "the spikes are learned, the curve is there from the start"
 
 

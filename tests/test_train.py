@@ -3,12 +3,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from forecasting import epochs
+from forecasting import epochs, train
 from forecasting.batches import Resident
 from forecasting.epochs import Progress, batches
 from forecasting.features import features_of, fit_normaliser
@@ -84,7 +85,10 @@ def test_training_assets_end_where_validation_begins(plant):
     options = {"validation_from": start}
     as_is = fit(plant, TRAIN, VALIDATION, schema, TINY, **options).artefact
     changed = fit(replace(plant, readings=spoilt), TRAIN, VALIDATION, schema, TINY, **options).artefact
-    assert as_is.version == changed.version
+    # What came later calibrates, and nothing else.
+    assert all(torch.equal(tensor, changed.weights[name]) for name, tensor in as_is.weights.items())
+    assert as_is.normaliser.as_json() == changed.normaliser.as_json()
+    assert as_is.metrics["validation_nll"] == changed.metrics["validation_nll"]
 
 
 def test_accumulated_parts_equal_the_batch_in_one_piece(plant):
@@ -170,6 +174,13 @@ def test_later_failures_of_training_assets_calibrate_and_teach_nothing(plant):
     assert whole.calibration != without.calibration
 
 
+def test_an_asset_alone_trains_validates_and_calibrates(plant):
+    settings = TINY.model_copy(update={"epochs": 1, "memory": "mapped"})
+    alone = ("pump-0",)
+    result = fit(plant, alone, alone, schema_of(plant, settings), settings, validation_from=START + timedelta(days=25))
+    assert result.artefact.split.train == result.artefact.split.validation == alone
+
+
 def test_a_slow_moment_costs_no_epochs_that_still_fit(plant, monkeypatch, caplog):
     now = 0.0
 
@@ -179,7 +190,8 @@ def test_a_slow_moment_costs_no_epochs_that_still_fit(plant, monkeypatch, caplog
         now += 1.0 if now < 200 else 0.01
         return now
 
-    monkeypatch.setattr(epochs.time, "monotonic", clock)
+    for module in (epochs, train):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     caplog.set_level(logging.INFO, logger="forecasting.epochs")
     result = trained(plant, TINY.model_copy(update={"epochs": 8, "patience": 8, "max_minutes": 5.0}))
     assert any("fit into train.max_minutes" in record.message for record in caplog.records)
