@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # A Sparkplug edge node by somebody else, for the tests; apart from the packages of pm, since it needs an older paho-mqtt.
 EDGE := pysparkplug==0.6.1 paho-mqtt==1.6.1
-SERVERS := mosquitto influxdb nginx-light chromium postgresql
+SERVERS := mosquitto influxdb nginx-light chromium postgresql prometheus
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: demo test check bench servers clean

@@ -26,7 +26,7 @@ from pm.records import Records
 from tests.dashboard_plant import MODEL, NOW, DashboardPlant, dashboard_plant
 from tests.servers.ingest import DeadLetterList, wall_us
 from tests.servers.mosquitto import mosquitto
-from tests.servers.programs import wait_until
+from tests.servers.programs import program, wait_until
 from tests.test_dashboard import login
 from tests.test_ingest import FaultyStore, ListFeed, delivery
 
@@ -237,9 +237,7 @@ def test_the_rules_and_the_docs_name_metrics_that_there_are(tmp_path: Path) -> N
 
 
 def test_prometheus_own_tool_takes_the_rules_and_the_page(tmp_path: Path) -> None:
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("promtool is not installed; Debian's package prometheus has it")
+    tool = program("promtool", "prometheus")
     subprocess.run([tool, "check", "rules", str(RULES / "pm-alerts.yml")], check=True, capture_output=True)
     config = (RULES / "prometheus.yml").read_text().replace("/srv/pm/metrics-token", str(tmp_path / "token"))
     (tmp_path / "token").write_text("s3cret")
