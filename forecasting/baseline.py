@@ -169,7 +169,7 @@ class _Sample:
         self, grid: Grid, normaliser: Normaliser, rng: np.random.Generator, start: datetime | None = None
     ) -> None:
         """start: only rows after it."""
-        read = np.flatnonzero(grid.observed & (grid.times_us > (-1 if start is None else to_us(start))))
+        read = np.flatnonzero(grid.observed if start is None else grid.observed & (grid.times_us > to_us(start)))
         rows = np.sort(rng.choice(read, min(read.size, MOST_ROWS), replace=False))
         self.X = _inputs(grid, normaliser, rows)
         self._followed = _followed(grid, rows)

@@ -122,7 +122,7 @@ class Resident:
             summary = self._gather(self._summary, rows[:, closing])
         return Windows(steps, slow, self._static[self._asset[rows[:, -1]]], alive, summary)
 
-    def closing(self, ends: Ints) -> Callable[[Ints], Windows]:
+    def windows_by_number(self, ends: Ints) -> Callable[[Ints], Windows]:
         """What gives the windows that end with these rows by their number, with the last token's summary alone."""
         return lambda chosen: self.windows(ends[chosen], last=True)
 

@@ -271,7 +271,9 @@ class TransformerForecaster:
         for begin in range(0, len(ends), chunk):
             part = ends[begin : begin + chunk]
             place = slice(begin, begin + len(part))
-            hazard[place], by_mode[place], rul[place], embedding = self.numbers(resident.closing(part), len(part))
+            hazard[place], by_mode[place], rul[place], embedding = self.numbers(
+                resident.windows_by_number(part), len(part)
+            )
             if self.artefact.reference is not None:
                 levels = levels_of(grid, self.artefact.normaliser, part)
                 strange[place] = self.artefact.reference.familiar.strange(levels, embedding)
@@ -285,7 +287,7 @@ class TransformerForecaster:
         if reference is None or not len(strange):
             return {}
         rows = ends[strange]
-        embedding = self.runtime.answer(resident.closing(rows), len(rows)).embedding
+        embedding = self.runtime.answer(resident.windows_by_number(rows), len(rows)).embedding
         words = reference.familiar.why(grid, self.artefact.normaliser, rows, embedding)
         return dict(zip(strange.tolist(), words, strict=True))
 

@@ -42,7 +42,7 @@ def explained(grid: Grid, artefact: Artefact, runtime: Runtime, device: torch.de
     def log_hazard(windows: Callable[[Ints], Windows], count: int) -> tuple[Doubles, Doubles]:
         return _log_hazard(runtime, artefact.calibration, windows, count)
 
-    past, embedding = log_hazard(resident.closing(rows), len(rows))
+    past, embedding = log_hazard(resident.windows_by_number(rows), len(rows))
     mixtures = Mixtures(resident.windows(rows[-1:], last=True), reference.average, schema)
     shares = shapley(
         lambda taken: log_hazard(lambda chosen: mixtures.of(taken[chosen]), len(taken))[0], len(mixtures.names)

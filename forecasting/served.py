@@ -220,7 +220,7 @@ def _turns(frequencies: Tensor, tokens: int) -> Tensor:
 
 
 def _head_of(network: HazardTransformer) -> nn.Linear:
-    """Knots of the hazard, drawn out to bins, and remaining life, as one product."""
+    """Knots of the hazard, drawn out to bins, with the bins' own odds, and remaining life, as one product."""
     knots, modes = network.basis.shape[1], network.sizes.modes
     basis = network.basis.detach().cpu().double()
     weight = network.hazard.weight.detach().cpu().double().reshape(knots, modes, -1)

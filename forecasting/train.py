@@ -294,7 +294,7 @@ def _calibrate(network: Network, slices: Sequence[Slice]) -> Calibration:
     logits, targets, failures, looking = [], [], 0, 0
     for part in slices:
         rows = part.rows[::stride]
-        said, _, _ = outlooks(network, part.resident.closing(rows), len(rows))
+        said, _, _ = outlooks(network, part.resident.windows_by_number(rows), len(rows))
         logits.append(torch.from_numpy(said))
         targets.append(part.resident.targets(rows).last().to("cpu"))
         failures += failures_in(part.labels, rows)
