@@ -30,7 +30,7 @@ from safetensors.torch import save as write_weights
 from torch import Tensor
 
 from forecasting.calibrate import Calibration
-from forecasting.features import Normaliser
+from forecasting.features import Normaliser, slow_width
 from forecasting.model import Architecture
 from forecasting.reference import Reference
 from forecasting.split import Split
@@ -176,11 +176,14 @@ def _manifest(contents: Mapping[str, bytes]) -> bytes:
 def _artefact(values: Any, weights: dict[str, Tensor]) -> Artefact:
     schema = FeatureSchema.from_json(values["schema"])
     split = {part: tuple(names) for part, names in values["split"].items()}
+    architecture = Architecture(**values["architecture"])
+    if architecture.slow_columns != slow_width(schema):
+        raise ValueError("slow_columns, which another version of pm laid out")
     return Artefact(
         name=values["name"],
         schema=schema,
         normaliser=Normaliser.from_json(values["normaliser"], schema),
-        architecture=Architecture(**values["architecture"]),
+        architecture=architecture,
         weights=weights,
         calibration=Calibration.from_json(values["calibration"]),
         split=Split(**split),

@@ -16,7 +16,15 @@ import numpy.typing as npt
 from forecasting.conditions import NormalBehaviour, fit_behaviour
 from forecasting.labels import labels_of
 from forecasting.life import Layout, life_so_far
-from forecasting.recency import EventClock, coarse_table, count_table, recency_table, steps_in
+from forecasting.recency import (
+    PLAN_COLUMNS,
+    EventClock,
+    coarse_table,
+    count_table,
+    plan_table,
+    recency_table,
+    steps_in,
+)
 from forecasting.regimes import Regimes, find_regimes
 from forecasting.windows import FeatureSchema, Grid
 from pm.domain import EventKind
@@ -128,10 +136,10 @@ def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
         for i, code in enumerate(schema.error_codes)
     ]
     if schema.schedule_features != "off":
-        found += [
-            Columns(f"{kind} {code}", (), (3 * errors + i,), (1.0,))
-            for i, (kind, code) in enumerate(schema.event_channels[errors:])
-        ]
+        width = _since_width(schema)
+        for i, (kind, code) in enumerate(schema.event_channels[errors:]):
+            first = 3 * errors + i * width
+            found.append(Columns(f"{kind} {code}", (), tuple(range(first, first + width)), (1.0,) * width))
         found.append(Columns("age", summary=layout.of_age))
     place = len(schema.asset_models)
     found.append(Columns("asset model", static=tuple(range(place))))
@@ -207,7 +215,7 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
     steps[:, 2 * points : 3 * points] = present
     rows = np.arange(len(grid), dtype=np.int64) if summarised is None else summarised
     summary = _summary(grid, normaliser, normal, present, rows)
-    slow = np.zeros((len(grid), _slow_width(schema)), dtype=np.float32)
+    slow = np.zeros((len(grid), slow_width(schema)), dtype=np.float32)
     clock = EventClock(grid)
     recency, counts = recency_table(schema), count_table()
     day, week = steps_in(schema, 24), steps_in(schema, 168)
@@ -219,9 +227,13 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
             slow[:, 3 * channel + 1] = counts[counted[1]]
             slow[:, 3 * channel + 2] = counts[counted[2]]
         elif schema.schedule_features != "off":
-            since = clock.elapsed(channel)
-            table = coarse_table(schema) if schema.schedule_features == "coarse" else recency
-            slow[:, 2 * errors + channel] = table[since]
+            since, width = clock.elapsed(channel), _since_width(schema)
+            first = 3 * errors + (channel - errors) * width
+            if schema.schedule_features == "coarse":
+                slow[:, first] = coarse_table(schema)[since]
+            else:
+                slow[:, first] = recency[since]
+                slow[:, first + 1 : first + width] = plan_table(schema)[since]
     return Features(steps, slow, _static(grid, normaliser), grid.observed, summary, summarised)
 
 
@@ -272,10 +284,16 @@ def standardised(grid: Grid, normaliser: Normaliser, rows: Ints) -> tuple[Floats
     return value, np.where(told, residual, np.float32(np.nan)), condition
 
 
-def _slow_width(schema: FeatureSchema) -> int:
+def slow_width(schema: FeatureSchema) -> int:
+    """Columns of `Features.slow`."""
     errors = len(schema.error_codes)
     others = len(schema.event_channels) - errors
-    return 3 * errors + (0 if schema.schedule_features == "off" else others)
+    return 3 * errors + others * _since_width(schema)
+
+
+def _since_width(schema: FeatureSchema) -> int:
+    """Columns that tell how long ago one kind of maintenance was."""
+    return {"off": 0, "coarse": 1, "exact": 1 + PLAN_COLUMNS}[schema.schedule_features]
 
 
 def _model_index(grid: Grid) -> Ints:

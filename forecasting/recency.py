@@ -14,6 +14,10 @@ Ints = npt.NDArray[np.int64]
 
 LONG_AGO_HOURS = 2 * 365 * 24
 COUNT_CAP = 32
+PLAN_COLUMNS = 16
+PLAN_COLUMN_HOURS = 96
+"""A plan's dates are told by time since an event on a plain scale: so many columns, each of so many hours (the network
+cuts each into eighths), together two months."""
 
 
 class EventClock:
@@ -66,6 +70,13 @@ def recency_table(schema: FeatureSchema) -> Floats:
     """Log time since an event by whole steps, 0 for now and 1 for long ago or never."""
     hours = np.arange(_recency_cap(schema) + 1) * schema.step_hours
     return _lasting(np.log1p(hours) / np.log1p(hours[-1]))
+
+
+@functools.lru_cache(maxsize=8)
+def plan_table(schema: FeatureSchema) -> Floats:
+    """[cap + 1, PLAN_COLUMNS] time since an event by whole steps: how much of each stretch of it is over, 0 to 1."""
+    hours = np.arange(_recency_cap(schema) + 1) * schema.step_hours
+    return _lasting(np.clip(hours[:, None] / PLAN_COLUMN_HOURS - np.arange(PLAN_COLUMNS), 0.0, 1.0))
 
 
 @functools.lru_cache(maxsize=8)

@@ -373,3 +373,13 @@ def test_a_foreign_model_is_refused(forecaster, tmp_path):
     checkpoint.save(swapped, tmp_path / "swapped")
     with pytest.raises(ModelError, match="do not fit"):
         load(tmp_path / "swapped")
+
+
+def test_a_model_with_other_features_than_this_version_makes_is_refused(forecaster, tmp_path):
+    columns = forecaster.artefact.architecture.slow_columns
+    other = replace(
+        forecaster.artefact, architecture=replace(forecaster.artefact.architecture, slow_columns=columns - 1)
+    )
+    checkpoint.save(other, tmp_path / "other")
+    with pytest.raises(ModelError, match=r"model\.json: .*slow_columns.*train the model anew"):
+        load(tmp_path / "other")

@@ -110,7 +110,12 @@ def test_coarse_time_since_maintenance_has_few_classes_and_off_has_none():
 
     assert width("off").shape[1] == 0
     assert len(np.unique(width("coarse")[:, 0])) == 7
-    assert len(np.unique(width("exact")[:, 0])) == 600
+    exact = width("exact")
+    assert len(np.unique(exact[:, 0])) == 600
+    # The network cuts every column into eighths, so that 12 h are a step of it in the seventh week as in the first.
+    moved = np.abs(np.diff(exact[1::12, 1:], axis=0)).sum(axis=1)
+    np.testing.assert_allclose(moved, 12 / 96, atol=1e-6)
+    np.testing.assert_allclose(exact[1 + 96 * 2 + 24, 1:5], [1.0, 1.0, 0.25, 0.0], atol=0.02)
 
 
 def test_points_are_normalised_by_asset_model_and_a_lost_one_reads_as_missing():
