@@ -14,6 +14,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from forecasting.crossfit import cross_fitted
 from forecasting.features import Normaliser, features_of, fit_normaliser
 from forecasting.metrics import UNKNOWN, Outcomes, outcomes
 from forecasting.summaries import LIFE, summarise
@@ -114,7 +115,7 @@ class GradientBoosting:
         rng = np.random.default_rng(seed)
         train = training_grid(history, schema, train_assets, validation_from or until)
         normaliser = fit_normaliser(train)
-        learn = _Sample(train, normaliser, rng)
+        learn = _Sample(train, cross_fitted(train, normaliser), rng)
         stop = None
         if validation_assets:
             stop = _Sample(training_grid(history, schema, validation_assets, until), normaliser, rng, validation_from)

@@ -87,10 +87,16 @@ class NormalBehaviour:
         return ((by_point - expected) / scale[:, None]).T
 
 
-def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int) -> NormalBehaviour:
-    """Ridge regression of every point on the others. normal, present: [N, P]; group: [N] below `groups`."""
+def fit_behaviour(
+    normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int, inputs: Ints | None = None
+) -> NormalBehaviour:
+    """Ridge regression of every point on the others.
+
+    normal, present: [N, P]; group: [N] below `groups`. inputs: [P, M] the points to tell each point from; found here
+    when None.
+    """
     points = normal.shape[1]
-    inputs = _companions(_thinned(normal))
+    inputs = _companions(_thinned(normal)) if inputs is None else inputs
     weights = np.zeros((groups + 1, points, 1 + inputs.shape[1] * TERMS))
     scale = np.ones((groups + 1, points))
     for number in (groups, *range(groups)):

@@ -7,7 +7,7 @@ the same row has the same bits in a grid of any length.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,10 +60,17 @@ class Normaliser:
     summary_scale: npt.NDArray[np.float64]
     regimes: Regimes
     behaviour: NormalBehaviour
+    fold_of: Mapping[str, int] = field(default_factory=dict)
+    """Assets of training that stand in a fold (`forecasting.crossfit`): each fold adds G + 1 to the groups."""
+
+    def group_of(self, grid: Grid) -> Ints:
+        """[A] place of each asset's scales and expectations in `centre`, `scale` and `behaviour`."""
+        fold = np.array([self.fold_of.get(asset.name, 0) for asset in grid.assets], dtype=np.int64)
+        return model_index(grid) + fold * (len(grid.schema.asset_models) + 1)
 
     def place(self, grid: Grid, rows: Ints) -> tuple[Ints, Ints]:
-        """[R] asset model and operating condition of these rows, as `centre` and `scale` number them."""
-        return _model_index(grid)[grid.asset_of[rows]], self.regimes.of(grid.values[rows])
+        """[R] group and operating condition of these rows, as `centre` and `scale` number them."""
+        return self.group_of(grid)[grid.asset_of[rows]], self.regimes.of(grid.values[rows])
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name).tolist() for name in _ARRAYS} | {
@@ -156,12 +163,13 @@ def fit_normaliser(grid: Grid) -> Normaliser:
     """Median and quartile range of every point, over the rows of `grid` (the training assets)."""
     schema = grid.schema
     asset_of = grid.asset_of
-    group = _model_index(grid)[asset_of]
+    group = model_index(grid)[asset_of]
     named = [schema.points.index(name) for name in schema.condition_points]
     regimes = find_regimes(grid.values, asset_of, named)
-    centre, scale = _fleet_scale(grid.values, group, regimes.of(grid.values), len(schema.asset_models), regimes.count)
-    normal, present = _normal(grid, regimes, centre, scale)
-    sound = _sound(grid)
+    condition = regimes.of(grid.values)
+    centre, scale = fleet_scale(grid.values, group, condition, len(schema.asset_models), regimes.count)
+    normal, present = normalised(grid.values, centre, scale, group, condition)
+    sound = sound_rows(grid)
     behaviour = fit_behaviour(normal[sound], present[sound], group[sound], len(schema.asset_models))
     layout = layout_of(schema)
     rows = np.flatnonzero(grid.observed)
@@ -176,13 +184,13 @@ def fit_normaliser(grid: Grid) -> Normaliser:
     return Normaliser(centre, scale, *_robust(_static_numbers(grid)), middle, spread, regimes, behaviour)
 
 
-def _sound(grid: Grid) -> npt.NDArray[np.bool_]:
+def sound_rows(grid: Grid) -> npt.NDArray[np.bool_]:
     """[N] rows far from any failure, where wear does not show yet: there is learned what is normal. All if few are."""
     far = labels_of(grid).rul >= grid.schema.rul_cap
     return far if far.sum() >= 0.1 * len(far) else np.ones(len(far), dtype=bool)
 
 
-def _fleet_scale(
+def fleet_scale(
     values: Floats, group: Ints, condition: Ints, groups: int, conditions: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """[groups + 1, conditions + 1, P] centre and scale: of a model in a condition where it has been read enough, else
@@ -206,10 +214,11 @@ def _fleet_scale(
 
 def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = None) -> Features:
     """The features of every row of `grid`, with summaries at the rows `summarised` (all of them by default)."""
-    schema, group = grid.schema, _model_index(grid)[grid.asset_of]
+    schema, group = grid.schema, normaliser.group_of(grid)[grid.asset_of]
     points, errors = len(schema.points), len(schema.error_codes)
     steps = np.zeros((len(grid), 3 * points + errors), dtype=np.float32)
-    normal, present = _normal(grid, normaliser.regimes, normaliser.centre, normaliser.scale)
+    condition = normaliser.regimes.of(grid.values)
+    normal, present = normalised(grid.values, normaliser.centre, normaliser.scale, group, condition)
     steps[:, :points] = normal
     steps[:, points : 2 * points] = normaliser.behaviour.residuals(normal, present, group)
     steps[:, 2 * points : 3 * points] = present
@@ -258,13 +267,15 @@ def _age(schema: FeatureSchema, steps: Ints) -> Floats:
     return np.stack(columns, axis=1) if columns else np.zeros((len(steps), 0), dtype=np.float32)
 
 
-def _normal(
-    grid: Grid, regimes: Regimes, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+def normalised(
+    values: Floats, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], group: Ints, condition: Ints
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """[N, P] normalised and clipped values, zero where missing; and where they are not missing."""
-    group, condition = _model_index(grid)[grid.asset_of], regimes.of(grid.values)
-    present = ~np.isnan(grid.values)
-    normal = grid.values - centre.astype(np.float32)[group, condition]
+    """[N, P] normalised and clipped values, zero where missing; and where they are not missing.
+
+    group, condition: [N] places in `centre` and `scale`.
+    """
+    present = ~np.isnan(values)
+    normal = values - centre.astype(np.float32)[group, condition]
     normal /= scale.astype(np.float32)[group, condition]
     return np.where(present, np.clip(normal, -CLIP, CLIP), np.float32(0.0)), present
 
@@ -296,7 +307,7 @@ def _since_width(schema: FeatureSchema) -> int:
     return {"off": 0, "coarse": 1, "exact": 1 + PLAN_COLUMNS}[schema.schedule_features]
 
 
-def _model_index(grid: Grid) -> Ints:
+def model_index(grid: Grid) -> Ints:
     """[A] index of each asset's model in the schema; the last index for a model not seen in training."""
     known = {model: i for i, model in enumerate(grid.schema.asset_models)}
     return np.array([known.get(asset.model, len(known)) for asset in grid.assets], dtype=np.int64)
@@ -316,7 +327,7 @@ def _static_numbers(grid: Grid) -> npt.NDArray[np.float64]:
 def _static(grid: Grid, normaliser: Normaliser) -> Floats:
     """[A, S]: asset model as one of many, numeric columns as value and presence, text columns as one of many."""
     schema = grid.schema
-    models = np.eye(len(schema.asset_models) + 1, dtype=np.float32)[_model_index(grid)][:, :-1]
+    models = np.eye(len(schema.asset_models) + 1, dtype=np.float32)[model_index(grid)][:, :-1]
     numbers = _static_numbers(grid)
     present = ~np.isnan(numbers)
     normal = np.clip((numbers - normaliser.static_centre) / normaliser.static_scale, -CLIP, CLIP)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from forecasting.crossfit import FOLDS, cross_fitted
+from forecasting.features import Normaliser, features_of, fit_normaliser
+from forecasting.train import fit
+from forecasting.windows import Grid, grid_of, schema_of
+from pm.domain import Asset, History
+from tests.forecasting_cases import START, TINY, history_of, reading_frame, worn_plant
+
+HOURS = 1000
+OWN_LEVEL = 3.0
+"""Units of a model differ by so many times their own scatter."""
+
+
+def fleet(names: tuple[str, ...], seed: int) -> History:
+    """Pumps whose heat follows the load, each from a level of its own."""
+    rng = np.random.default_rng(seed)
+    times = [START + timedelta(hours=hour) for hour in range(HOURS)]
+    parts = []
+    for name in names:
+        load = rng.normal(0, 1, HOURS)
+        heat = 2 * load + OWN_LEVEL * rng.normal() + rng.normal(0, 1, HOURS)
+        parts.append((name, times, {"load": load, "heat": heat}))
+    return history_of(reading_frame(parts), [], tuple(Asset(name, "P-50") for name in names))
+
+
+def levels(grid: Grid, normaliser: Normaliser) -> np.ndarray:
+    """[A] mean residual of the heat."""
+    residual = features_of(grid, normaliser).steps[:, 3]
+    return np.array([residual[a:b].mean() for a, b in zip(grid.offsets[:-1], grid.offsets[1:], strict=True)])
+
+
+def test_training_assets_stand_as_far_from_their_scales_as_assets_that_come_later() -> None:
+    """Three units teach the scales of thirty that follow: what the network saw in training must be as wide."""
+    inside, crossed, later = [], [], []
+    for seed in range(20):
+        known = grid_of(fleet(("a", "b", "c"), seed), schema_of(fleet(("a", "b", "c"), seed), TINY))
+        normaliser = fit_normaliser(known)
+        inside.append(levels(known, normaliser))
+        crossed.append(levels(known, cross_fitted(known, normaliser)))
+        others = fleet(tuple(f"later-{i}" for i in range(30)), 1000 + seed)
+        later.append(levels(grid_of(others, known.schema), normaliser))
+    wide, seen, fitted = (np.concatenate(part).std() for part in (later, crossed, inside))
+    assert seen == pytest.approx(wide, rel=0.35)
+    assert fitted < 0.7 * wide
+
+
+def test_nothing_of_an_asset_enters_its_own_scales() -> None:
+    history = worn_plant()
+    schema = schema_of(history, TINY)
+    whole = grid_of(history, schema)
+    normaliser = fit_normaliser(whole)
+    crossed = cross_fitted(whole, normaliser)
+    changed = history.readings.copy()
+    own = (changed["asset"] == "pump-2").to_numpy()
+    changed.loc[own, ["heat", "noise"]] = 7.0 * changed.loc[own, ["heat", "noise"]] + 100.0
+    other = grid_of(replace(history, readings=changed), schema)
+    again = cross_fitted(other, normaliser)
+    row = crossed.group_of(whole)[2]
+    assert row == again.group_of(other)[2] >= len(schema.asset_models) + 1
+    for one, two in (
+        (crossed.centre, again.centre),
+        (crossed.scale, again.scale),
+        (crossed.behaviour.weights, again.behaviour.weights),
+        (crossed.behaviour.scale, again.behaviour.scale),
+    ):
+        np.testing.assert_array_equal(one[row], two[row])
+    neighbour = crossed.group_of(whole)[4]  # of the same model, in another fold
+    assert neighbour != row
+    assert not np.array_equal(crossed.centre[neighbour], again.centre[neighbour])
+
+
+def test_whoever_is_not_trained_on_has_the_bits_of_service() -> None:
+    history = worn_plant()
+    schema = schema_of(history, TINY)
+    known, others = (
+        grid_of(history.only(["pump-0", "pump-2", "pump-4"]), schema),
+        grid_of(history.only(["pump-1", "pump-3", "pump-5"]), schema),
+    )
+    normaliser = fit_normaliser(known)
+    crossed = cross_fitted(known, normaliser)
+    served, trained = features_of(others, normaliser), features_of(others, crossed)
+    np.testing.assert_array_equal(served.steps, trained.steps)
+    np.testing.assert_array_equal(served.summary, trained.summary)
+    assert not np.array_equal(features_of(known, normaliser).steps, features_of(known, crossed).steps)
+
+
+def test_the_only_asset_of_its_model_keeps_the_scales_that_service_uses() -> None:
+    history = worn_plant(assets=3)  # small, large, small
+    grid = grid_of(history, schema_of(history, TINY))
+    normaliser = fit_normaliser(grid)
+    crossed = cross_fitted(grid, normaliser)
+    assert crossed.fold_of == {"pump-0": 1, "pump-2": 2}
+    assert crossed.group_of(grid)[1] == normaliser.group_of(grid)[1]
+
+
+def test_many_assets_of_a_model_share_the_folds() -> None:
+    history = fleet(tuple(f"unit-{i}" for i in range(11)), 0)
+    grid = grid_of(history, schema_of(history, TINY))
+    folds = cross_fitted(grid, fit_normaliser(grid)).fold_of
+    assert sorted(set(folds.values())) == list(range(1, FOLDS + 1))
+    assert len(folds) == 11
+
+
+def test_a_model_is_stored_with_the_scales_of_all_its_training_assets() -> None:
+    history = worn_plant()
+    schema = schema_of(history, TINY)
+    train, rest = [f"pump-{n}" for n in range(4)], ["pump-4", "pump-5"]
+    trained = fit(history, train, rest, schema, TINY.model_copy(update={"epochs": 1}), name="x")
+    fitted = fit_normaliser(grid_of(history.only(train), schema))
+    assert trained.artefact.normaliser.fold_of == {}
+    np.testing.assert_array_equal(trained.artefact.normaliser.centre, fitted.centre)
