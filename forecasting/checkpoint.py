@@ -56,6 +56,9 @@ class Artefact:
     split: Split
     trained_until: datetime
     """The latest time that training, early stopping or calibration saw."""
+    validation_from: datetime | None = None
+    """When the training assets' part ended and later time began, which stops and calibrates; None where the assets
+    alone tell them apart."""
     fingerprint: str = ""
     """SHA-256 of the history it was trained on."""
     precision: str = "fp32"
@@ -157,6 +160,8 @@ def _contents(artefact: Artefact) -> dict[str, bytes]:
         "metrics": dict(artefact.metrics),
         "versions": dict(artefact.versions),
     }
+    if artefact.validation_from is not None:
+        values["validation_from"] = artefact.validation_from.isoformat()
     if artefact.reference is not None:
         values["reference"] = artefact.reference.as_json()
     text = json.dumps(values, sort_keys=True, indent=1, allow_nan=False)
@@ -177,6 +182,7 @@ def _artefact(values: Any, weights: dict[str, Tensor]) -> Artefact:
     schema = FeatureSchema.from_json(values["schema"])
     split = {part: tuple(names) for part, names in values["split"].items()}
     architecture = Architecture(**values["architecture"])
+    validation_from = values.get("validation_from")
     if architecture.slow_columns != slow_width(schema):
         raise ValueError("slow_columns, which another version of pm laid out")
     return Artefact(
@@ -188,6 +194,7 @@ def _artefact(values: Any, weights: dict[str, Tensor]) -> Artefact:
         calibration=Calibration.from_json(values["calibration"]),
         split=Split(**split),
         trained_until=datetime.fromisoformat(values["trained_until"]),
+        validation_from=None if validation_from is None else datetime.fromisoformat(validation_from),
         fingerprint=values["fingerprint"],
         precision=values["precision"],
         seed=values["seed"],

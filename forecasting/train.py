@@ -213,6 +213,7 @@ def fit(
             tuple(held_out),
         ),
         trained_until=until or from_us(end_us),
+        validation_from=validation_from,
         fingerprint=fingerprint,
         precision=precision.name,
         seed=settings.seed,

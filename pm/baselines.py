@@ -11,7 +11,6 @@ import numpy as np
 
 from forecasting.baseline import GradientBoosting, HazardByAge
 from forecasting.metrics import Floats
-from forecasting.split import validation_start
 from pm.domain import HORIZON_HOURS, History
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def baselines(
         validation_assets=validation,
         seed=artefact.seed,
         until=until,
-        validation_from=validation_start(history.known_at(until), artefact.split.validation),
+        validation_from=artefact.validation_from,
         threads=threads,
     )
     by_age = HazardByAge.fit(history, schema=schema, train_assets=[*train, *validation], until=until)

@@ -27,7 +27,6 @@ from forecasting.metrics import (
     phm08_penalty,
     rul_rmse_over_assets,
 )
-from forecasting.split import validation_start
 from forecasting.windows import FeatureSchema
 from pm.alert_judge import AlertJudge
 from pm.baselines import Answers, baseline_note, baselines, setting_forecasts
@@ -99,7 +98,7 @@ def evaluate(
     share = followed(found)
     scores = {name: score_horizons(found, answer.probability, draws) for name, answer in answers.items()}
     judge_alerts = AlertJudge(history, table, setting, forecaster.thresholds, alerts, assess)
-    later = validation_start(history, artefact.split.validation) if start is None else None
+    later = artefact.validation_from if start is None else None
     return {
         "recording": recording.name,
         "model": forecaster.version,

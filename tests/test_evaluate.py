@@ -178,12 +178,10 @@ def test_judging_later_time_only(recording: Recording, forecaster: TransformerFo
     assert late["later"] is None
 
 
-def test_later_time_alone_is_told_beside_the_whole(
-    recording: Recording, forecaster: TransformerForecaster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_time_alone_is_told_beside_the_whole(recording: Recording, forecaster: TransformerForecaster) -> None:
     """The plant here is too small for a later quarter of its own; given one, its scores are those of that time."""
     start = START + timedelta(days=20)
-    monkeypatch.setattr("pm.evaluate.validation_start", lambda history, assets: start)
+    forecaster = TransformerForecaster(replace(forecaster.artefact, validation_from=start))
     options: dict[str, Any] = {"every": timedelta(hours=6), "baseline": False}
     whole = evaluate(recording, forecaster, rng=np.random.default_rng(0), **options)
     late = evaluate(recording, forecaster, start=start + timedelta(hours=1), rng=np.random.default_rng(0), **options)

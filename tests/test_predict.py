@@ -335,6 +335,11 @@ def test_a_model_comes_back_from_disk_with_the_same_bits(plant, forecaster, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_when_later_time_began_travels_with_the_model(forecaster, tmp_path):
+    checkpoint.save(replace(forecaster.artefact, validation_from=START), tmp_path / "model")
+    assert checkpoint.load(tmp_path / "model").validation_from == START
+
+
 def test_thresholds_travel_with_the_model_and_change_its_version(forecaster, tmp_path):
     told = forecaster.with_thresholds({0.2: 0.31, 1.0: 0.1})
     assert told.version != forecaster.version

@@ -172,6 +172,7 @@ def test_later_failures_of_training_assets_calibrate_and_teach_nothing(plant):
     )
     assert all(torch.equal(tensor, without.weights[name]) for name, tensor in whole.weights.items())
     assert whole.calibration != without.calibration
+    assert whole.validation_from == without.validation_from == start
 
 
 def test_an_asset_alone_trains_validates_and_calibrates(plant):
