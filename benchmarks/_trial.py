@@ -103,6 +103,7 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--replay-every", default="6h", help="between the assessments of a replay; none for no replay")
     parser.add_argument("--replay-assets", type=int, default=0, help="replay so many held-out assets; 0: all")
     parser.add_argument("--max-minutes", type=float, default=TrainSection().max_minutes, help="of each training")
+    parser.add_argument("--epochs", type=int, default=TrainSection().epochs, help="of each training at most")
     parser.add_argument("--threads", type=int, default=1, help="of gradient boosting")
     parser.add_argument("--out", type=Path, help="keep models, evaluations and replays here")
     return parser
@@ -120,6 +121,11 @@ def plan_of(given: argparse.Namespace) -> Plan:
 
 def seeds_of(given: argparse.Namespace) -> list[int]:
     return [int(seed) for seed in given.seeds.split(",")]
+
+
+def settings_of(given: argparse.Namespace, seed: int, **own: Any) -> TrainSection:
+    """How a training of this seed is done."""
+    return TrainSection(seed=seed, max_minutes=given.max_minutes, epochs=given.epochs, **own)
 
 
 def figures(trial: Trial) -> dict[str, dict[str, float | None]]:

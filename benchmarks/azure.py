@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.__main__ import hardware
-from benchmarks._trial import arguments, plan_of, seeds_of, table
+from benchmarks._trial import arguments, plan_of, seeds_of, settings_of, table
 from connectors.recordings import read
 from forecasting.metrics import HOUR_US, Floats, Ints
-from pm.config import TrainSection
 from pm.domain import History
 from pm.outcomes import microseconds
 
@@ -94,11 +93,7 @@ def main() -> None:
     plan = plan_of(given)
     for setting in given.schedule_features.split(","):
         trials = [
-            plan.run(
-                recording,
-                setting,
-                TrainSection(schedule_features=setting, seed=seed, max_minutes=given.max_minutes),
-            )
+            plan.run(recording, setting, settings_of(given, seed, schedule_features=setting))
             for seed in seeds_of(given)
         ]
         table(trials)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.__main__ import hardware
-from benchmarks._trial import BUDGET, Trial, arguments, plan_of, seeds_of, table
+from benchmarks._trial import BUDGET, Trial, arguments, plan_of, seeds_of, settings_of, table
 from pm.config import TrainSection
 from pm.evaluate import FORECASTER
 from pm.simulate import PlantSettings, ceiling, simulate
@@ -62,10 +62,7 @@ def main() -> None:
     plant = simulate(PlantSettings(assets=given.assets, days=given.days, seed=given.plant_seed))
     print(f"{plant.recording.about}: {len(plant.truth)} failures; {hardware()}")
     plan = plan_of(given)
-    trials = [
-        plan.run(plant.recording, "plant", TrainSection(seed=seed, max_minutes=given.max_minutes, life=given.life))
-        for seed in seeds_of(given)
-    ]
+    trials = [plan.run(plant.recording, "plant", settings_of(given, seed, life=given.life)) for seed in seeds_of(given)]
     table(trials)
     against_the_ceiling(trials, plant.truth)
 
