@@ -41,7 +41,9 @@ class NormalBehaviour:
     inputs: Ints
     """[P, M] the points that each point is told from."""
     weights: Doubles
-    """[G + 1, P, 1 + M * TERMS] constant first, then the terms of every input; in units of the residual's scale."""
+    """[G + 1, P, 1 + M * TERMS] constant first, then the terms of every input; in units of the residual's scale.
+
+    Folds (`forecasting.crossfit`) follow, of as many groups each."""
     scale: Doubles
     """[G + 1, P] spread of the residual, in normalised units."""
 
@@ -87,16 +89,10 @@ class NormalBehaviour:
         return ((by_point - expected) / scale[:, None]).T
 
 
-def fit_behaviour(
-    normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int, inputs: Ints | None = None
-) -> NormalBehaviour:
-    """Ridge regression of every point on the others.
-
-    normal, present: [N, P]; group: [N] below `groups`. inputs: [P, M] the points to tell each point from; found here
-    when None.
-    """
+def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, groups: int) -> NormalBehaviour:
+    """Ridge regression of every point on the others. normal, present: [N, P]; group: [N] below `groups`."""
     points = normal.shape[1]
-    inputs = _companions(_thinned(normal)) if inputs is None else inputs
+    inputs = _companions(thinned(normal))
     weights = np.zeros((groups + 1, points, 1 + inputs.shape[1] * TERMS))
     scale = np.ones((groups + 1, points))
     for number in (groups, *range(groups)):
@@ -104,20 +100,33 @@ def fit_behaviour(
         if number < groups and len(rows) < ENOUGH_ROWS:
             weights[number], scale[number] = weights[groups], scale[groups]
             continue
-        rows = _thinned(rows)
-        terms = _terms(normal[rows])
-        for point in range(points):
-            read = present[rows, point]
-            if not read.any():
-                continue
-            design = [np.ones(int(read.sum()))]
-            design += [terms[term][read, other].astype(np.float64) for other in inputs[point] for term in range(TERMS)]
-            matrix, target = np.stack(design, axis=1), normal[rows, point][read].astype(np.float64)
-            pull = RIDGE * len(target) * np.eye(matrix.shape[1])
-            pull[0, 0] = 1e-9
-            weights[number, point] = np.linalg.solve(matrix.T @ matrix + pull, matrix.T @ target)
-            scale[number, point] = max(float(np.std(target - matrix @ weights[number, point])), 0.02)
+        rows = thinned(rows)
+        for point, found in enumerate(fit_expectations(normal[rows], present[rows], inputs)):
+            if found is not None:
+                weights[number, point], scale[number, point] = found
     return NormalBehaviour(inputs, weights, scale)
+
+
+def fit_expectations(
+    normal: Floats, present: npt.NDArray[np.bool_], inputs: Ints, least: int = 1
+) -> list[tuple[Doubles, float] | None]:
+    """Of every point its weights [1 + M * TERMS] and the spread of what is left over; None where these rows [N, P]
+    hold fewer than `least` readings of it. inputs: [P, M]."""
+    terms = _terms(normal)
+    found: list[tuple[Doubles, float] | None] = []
+    for point in range(normal.shape[1]):
+        read = present[:, point]
+        if read.sum() < least:
+            found.append(None)
+            continue
+        design = [np.ones(int(read.sum()))]
+        design += [terms[term][read, other].astype(np.float64) for other in inputs[point] for term in range(TERMS)]
+        matrix, target = np.stack(design, axis=1), normal[read, point].astype(np.float64)
+        pull = RIDGE * len(target) * np.eye(matrix.shape[1])
+        pull[0, 0] = 1e-9
+        weights = np.linalg.solve(matrix.T @ matrix + pull, matrix.T @ target)
+        found.append((weights, max(float(np.std(target - matrix @ weights)), 0.02)))
+    return found
 
 
 def _terms(normal: Floats) -> list[Floats]:
@@ -136,5 +145,6 @@ def _companions(normal: Floats) -> Ints:
     return np.sort(np.argsort(-likeness, axis=1, kind="stable")[:, :most], axis=1).astype(np.int64)
 
 
-def _thinned(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def thinned(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Evenly chosen rows, enough to fit by."""
     return rows[:: max(1, len(rows) // SAMPLE_ROWS)]

@@ -51,7 +51,9 @@ class Normaliser:
     column; what each point should read given the others."""
 
     centre: npt.NDArray[np.float64]
-    """[G + 1, C + 1, P] by asset model of the schema, the last for any other, and condition, the last for any other."""
+    """[G + 1, C + 1, P] by asset model of the schema, the last for any other, and condition, the last for any other.
+
+    Folds (`forecasting.crossfit`) follow, of as many groups each; a stored normaliser has none."""
     scale: npt.NDArray[np.float64]
     static_centre: npt.NDArray[np.float64]
     static_scale: npt.NDArray[np.float64]
@@ -73,6 +75,8 @@ class Normaliser:
         return self.group_of(grid)[grid.asset_of[rows]], self.regimes.of(grid.values[rows])
 
     def as_json(self) -> dict[str, Any]:
+        if self.fold_of:
+            raise ValueError("folds are for training alone: store the normaliser that they were made of")
         return {name: getattr(self, name).tolist() for name in _ARRAYS} | {
             "regimes": self.regimes.as_json(),
             "behaviour": self.behaviour.as_json(),
@@ -167,7 +171,7 @@ def fit_normaliser(grid: Grid) -> Normaliser:
     named = [schema.points.index(name) for name in schema.condition_points]
     regimes = find_regimes(grid.values, asset_of, named)
     condition = regimes.of(grid.values)
-    centre, scale = fleet_scale(grid.values, group, condition, len(schema.asset_models), regimes.count)
+    centre, scale = _fleet_scale(grid.values, group, condition, len(schema.asset_models), regimes.count)
     normal, present = normalised(grid.values, centre, scale, group, condition)
     sound = sound_rows(grid)
     behaviour = fit_behaviour(normal[sound], present[sound], group[sound], len(schema.asset_models))
@@ -190,7 +194,7 @@ def sound_rows(grid: Grid) -> npt.NDArray[np.bool_]:
     return far if far.sum() >= 0.1 * len(far) else np.ones(len(far), dtype=bool)
 
 
-def fleet_scale(
+def _fleet_scale(
     values: Floats, group: Ints, condition: Ints, groups: int, conditions: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """[groups + 1, conditions + 1, P] centre and scale: of a model in a condition where it has been read enough, else
@@ -204,12 +208,18 @@ def fleet_scale(
                 continue
             inside = (condition == c) | (conditions == 0)
             rows = np.flatnonzero(inside if g == groups else inside & (group == g))
-            rows = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
-            enough = (~np.isnan(values[rows])).sum(axis=0) >= ENOUGH_ROWS
-            own = _robust(values[rows])
-            centre[g, c] = np.where(enough, own[0], centre[groups, c])
-            scale[g, c] = np.where(enough, own[1], scale[groups, c])
+            centre[g, c], scale[g, c] = scale_of(values, rows, centre[groups, c], scale[groups, c])
     return centre, scale
+
+
+def scale_of(
+    values: Floats, rows: Ints, centre: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """[P] centre and scale of these rows; what is given for points that they hold too few readings of."""
+    rows = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
+    enough = (~np.isnan(values[rows])).sum(axis=0) >= ENOUGH_ROWS
+    own = _robust(values[rows])
+    return np.where(enough, own[0], centre), np.where(enough, own[1], scale)
 
 
 def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = None) -> Features:

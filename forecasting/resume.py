@@ -21,7 +21,7 @@ from torch import Tensor
 from pm.config import TrainSection
 from pm.errors import TrainingError
 
-FORMAT = 1
+FORMAT = 2
 MAY_DIFFER = frozenset({"max_minutes", "device", "snapshot", "accumulate", "compile", "memory", "members"})
 """Settings that change how fast the same training goes, not where."""
 

@@ -121,9 +121,10 @@ def fit(
         )
     eligible = None if start_from is None else _rows_after(grid, labels, start_from)
     normaliser = fit_normaliser(grid) if start_from is None else start_from.normaliser
-    unseen = cross_fitted(grid, normaliser)
+    # A model that is gone on from was fitted on its own training assets; those new to it are unseen as they are.
+    crossed = cross_fitted(grid, normaliser, None if start_from is None else start_from.split.train)
     base = base_hazard(labels)
-    features = features_within(grid, unseen, settings.memory, device, execution.scratch)
+    features = features_within(grid, crossed, settings.memory, device, execution.scratch)
     resident = Resident(grid, features, labels, device=device)
     sizes = architecture_of(schema, features, settings)
     if start_from is not None:  # a network keeps its sizes
@@ -132,7 +133,7 @@ def fit(
     edges = quantile_edges(features.summary[read[:: max(1, len(read) // EDGE_ROWS)]], sizes.summary_pieces)
     validation_grid = grid_of(_part(history, validation_assets), schema, until=until)
     validation_labels = labels_of(validation_grid)
-    seen = features_within(validation_grid, unseen, settings.memory, device, execution.scratch)
+    seen = features_within(validation_grid, crossed, settings.memory, device, execution.scratch)
     validation = Resident(validation_grid, seen, validation_labels, device=device)
     judged = _judged_rows(validation_grid, validation_labels, validation_from)
     if not len(judged):
@@ -177,14 +178,14 @@ def fit(
     if validation_from is not None and others.assets:
         later = _since(others, schema, validation_from, until)
         told = labels_of(later)
-        known = features_within(later, unseen, settings.memory, device, execution.scratch)
+        known = features_within(later, crossed, settings.memory, device, execution.scratch)
         rows = _judged_rows(later, told, validation_from)
         calibrating.append(Slice(later, Resident(later, known, told, device=device), told, rows))
     calibration = _calibrate(best, calibrating)
     del calibrating  # the later time's features are wanted no longer
     reference, unfamiliar = fit_reference(
         best,
-        unseen,
+        normaliser,
         Slice(grid, resident, labels, np.flatnonzero(grid.observed)),
         Slice(validation_grid, validation, validation_labels, judged),
         before=None if start_from is None else start_from.reference,

@@ -5,15 +5,17 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
 
+from forecasting.baseline import GradientBoosting
 from forecasting.crossfit import FOLDS, cross_fitted
 from forecasting.features import Normaliser, features_of, fit_normaliser
 from forecasting.train import fit
 from forecasting.windows import Grid, grid_of, schema_of
-from pm.domain import Asset, History
+from pm.domain import Asset, History, to_us
 from tests.forecasting_cases import START, TINY, history_of, reading_frame, worn_plant
 
-HOURS = 1000
+HOURS = 2500
 OWN_LEVEL = 3.0
 """Units of a model differ by so many times their own scatter."""
 
@@ -91,6 +93,70 @@ def test_whoever_is_not_trained_on_has_the_bits_of_service() -> None:
     assert not np.array_equal(features_of(known, normaliser).steps, features_of(known, crossed).steps)
 
 
+def test_what_the_other_assets_cannot_teach_stays_as_service_has_it() -> None:
+    """A sensor on one asset of its model alone, an asset without readings, and another that began yesterday."""
+    history = fleet(("a", "b", "c"), 1)
+    frame = history.readings
+    rng = np.random.default_rng(2)
+    own = (frame["asset"] == "a").to_numpy()
+    frame = frame.assign(own=np.where(own, rng.normal(1500, 50, len(frame)), np.nan))
+    frame = frame[(frame["asset"] != "c") | (frame["time"] > frame["time"].max() - timedelta(hours=100))]
+    silent = (*history.assets, Asset("d", "P-50"))
+    history = history_of(frame.reset_index(drop=True), [], silent)
+    grid = grid_of(history, schema_of(history, TINY))
+    normaliser = fit_normaliser(grid)
+    crossed = cross_fitted(grid, normaliser)
+    assert "d" not in crossed.fold_of
+    steps = {name: features_of(grid, one).steps for name, one in (("served", normaliser), ("trained", crossed))}
+    points, first = len(grid.schema.points), grid.asset_of == 0
+    alone = grid.schema.points.index("own")
+    for column in (alone, points + alone):
+        np.testing.assert_allclose(steps["trained"][first, column], steps["served"][first, column], atol=0.3)
+        assert 0.5 < steps["trained"][first, column].std() < 1.5
+    # For b only the hundred hours of c and the whole of a are left, for a only those of b and c: enough for both.
+    heat = grid.schema.points.index("heat")
+    assert not np.array_equal(steps["trained"][first, heat], steps["served"][first, heat])
+
+
+def test_a_model_that_is_gone_on_from_keeps_its_scales_for_assets_new_to_it() -> None:
+    history = fleet(("a", "b", "new"), 3)
+    schema = schema_of(history, TINY)
+    before = fit_normaliser(grid_of(history.only(["a", "b"]), schema))
+    grid = grid_of(history, schema)
+    crossed = cross_fitted(grid, before, ("a", "b"))
+    assert set(crossed.fold_of) == {"a", "b"}
+    rows = grid.asset_of == 2
+    np.testing.assert_array_equal(features_of(grid, crossed).steps[rows], features_of(grid, before).steps[rows])
+    # And "new" teaches nothing of the others' level.
+    alone = cross_fitted(grid_of(history.only(["a", "b"]), schema), before)
+    for asset in (0, 1):
+        np.testing.assert_array_equal(
+            crossed.centre[crossed.group_of(grid)[asset]], alone.centre[alone.group_of(grid)[asset]]
+        )
+
+
+def test_both_forecasters_learn_from_cross_fitted_assets(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = worn_plant()
+    schema = schema_of(history, TINY)
+    train, rest = [f"pump-{n}" for n in range(4)], ["pump-4", "pump-5"]
+    settings = TINY.model_copy(update={"epochs": 1})
+
+    def learned() -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        network = fit(history, train, rest, schema, settings, name="x").artefact.weights
+        boosting = GradientBoosting.fit(
+            history, schema=schema, train_assets=train, validation_assets=rest, seed=0, most_trees=5, threads=1
+        )
+        at = np.full(2, to_us(START + timedelta(days=20)))
+        return dict(network), boosting.forecast(history, rest, at).probability[72]
+
+    weights, probability = learned()
+    for module in ("train", "baseline"):
+        monkeypatch.setattr(f"forecasting.{module}.cross_fitted", lambda grid, normaliser, *given: normaliser)
+    plain, plain_probability = learned()
+    assert any(not torch.equal(weights[name], plain[name]) for name in weights)
+    assert not np.array_equal(probability, plain_probability)
+
+
 def test_the_only_asset_of_its_model_keeps_the_scales_that_service_uses() -> None:
     history = worn_plant(assets=3)  # small, large, small
     grid = grid_of(history, schema_of(history, TINY))
@@ -113,6 +179,9 @@ def test_a_model_is_stored_with_the_scales_of_all_its_training_assets() -> None:
     schema = schema_of(history, TINY)
     train, rest = [f"pump-{n}" for n in range(4)], ["pump-4", "pump-5"]
     trained = fit(history, train, rest, schema, TINY.model_copy(update={"epochs": 1}), name="x")
-    fitted = fit_normaliser(grid_of(history.only(train), schema))
+    grid = grid_of(history.only(train), schema)
+    fitted = fit_normaliser(grid)
     assert trained.artefact.normaliser.fold_of == {}
     np.testing.assert_array_equal(trained.artefact.normaliser.centre, fitted.centre)
+    with pytest.raises(ValueError, match="training alone"):
+        cross_fitted(grid, fitted).as_json()
