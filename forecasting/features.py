@@ -313,7 +313,7 @@ def slow_width(schema: FeatureSchema) -> int:
 
 
 def _since_width(schema: FeatureSchema) -> int:
-    """Columns that tell how long ago one kind of maintenance was."""
+    """Columns that tell how long ago one kind of maintenance or failure was."""
     return {"off": 0, "coarse": 1, "exact": 1 + PLAN_COLUMNS}[schema.schedule_features]
 
 

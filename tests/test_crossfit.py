@@ -38,8 +38,8 @@ def levels(grid: Grid, normaliser: Normaliser) -> np.ndarray:
     return np.array([residual[a:b].mean() for a, b in zip(grid.offsets[:-1], grid.offsets[1:], strict=True)])
 
 
-def test_training_assets_stand_as_far_from_their_scales_as_assets_that_come_later() -> None:
-    """Three units teach the scales of thirty that follow: what the network saw in training must be as wide."""
+def test_training_assets_stand_as_far_from_their_level_as_assets_that_come_later() -> None:
+    """Three units teach the level of thirty that follow: what the network saw in training must be as wide."""
     inside, crossed, later = [], [], []
     for seed in range(20):
         known = grid_of(fleet(("a", "b", "c"), seed), schema_of(fleet(("a", "b", "c"), seed), TINY))
@@ -53,29 +53,24 @@ def test_training_assets_stand_as_far_from_their_scales_as_assets_that_come_late
     assert fitted < 0.7 * wide
 
 
-def test_nothing_of_an_asset_enters_its_own_scales() -> None:
-    history = worn_plant()
+def test_nothing_of_an_asset_enters_its_own_level_and_expectations() -> None:
+    history = fleet(("a", "b", "c"), 5)
     schema = schema_of(history, TINY)
     whole = grid_of(history, schema)
     normaliser = fit_normaliser(whole)
     crossed = cross_fitted(whole, normaliser)
     changed = history.readings.copy()
-    own = (changed["asset"] == "pump-2").to_numpy()
-    changed.loc[own, ["heat", "noise"]] = 7.0 * changed.loc[own, ["heat", "noise"]] + 100.0
-    other = grid_of(replace(history, readings=changed), schema)
-    again = cross_fitted(other, normaliser)
-    row = crossed.group_of(whole)[2]
-    assert row == again.group_of(other)[2] >= len(schema.asset_models) + 1
-    for one, two in (
-        (crossed.centre, again.centre),
-        (crossed.scale, again.scale),
-        (crossed.behaviour.weights, again.behaviour.weights),
-        (crossed.behaviour.scale, again.behaviour.scale),
+    own = (changed["asset"] == "b").to_numpy()
+    changed.loc[own, ["load", "heat"]] = 7.0 * changed.loc[own, ["load", "heat"]] + 100.0
+    again = cross_fitted(grid_of(replace(history, readings=changed), schema), normaliser)
+    first, second, _ = crossed.group_of(whole)
+    for one, two, fitted in (
+        (crossed.centre, again.centre, normaliser.centre),
+        (crossed.behaviour.weights, again.behaviour.weights, normaliser.behaviour.weights),
     ):
-        np.testing.assert_array_equal(one[row], two[row])
-    neighbour = crossed.group_of(whole)[4]  # of the same model, in another fold
-    assert neighbour != row
-    assert not np.array_equal(crossed.centre[neighbour], again.centre[neighbour])
+        np.testing.assert_array_equal(one[second], two[second])
+        assert not np.array_equal(one[second], fitted[0])  # fitted anew, not kept
+        assert not np.array_equal(one[first], two[first])  # the others learn from it
 
 
 def test_whoever_is_not_trained_on_has_the_bits_of_service() -> None:

@@ -262,7 +262,7 @@ def test_a_training_failure_is_its_own_precedent(plant, forecaster):
         if asset in NAMES[:4]:
             first = found[0]
             assert (first.asset, first.failed_at, first.failure_mode) == (asset, time.to_pydatetime(), code)
-            # Not quite 1: what is kept was scaled by the other assets, as in training.
+            # Not quite 1: what is kept was centred by the other assets, as in training.
             assert first.hours_left == 24.0 and first.likeness == pytest.approx(1.0, abs=1e-2)
         else:
             assert all(one.asset in NAMES[:4] for one in found)
