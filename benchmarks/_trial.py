@@ -119,8 +119,8 @@ def plan_of(given: argparse.Namespace) -> Plan:
     return Plan(parse_interval(given.every), step, given.replay_assets, out, given.threads, given.split_seed)
 
 
-def seeds_of(given: argparse.Namespace) -> list[int]:
-    return [int(seed) for seed in given.seeds.split(",")]
+def seeds_of(told: str) -> list[int]:
+    return [int(seed) for seed in told.split(",")]
 
 
 def settings_of(given: argparse.Namespace, seed: int, **own: Any) -> TrainSection:
@@ -166,11 +166,11 @@ def figures(trial: Trial) -> dict[str, dict[str, float | None]]:
     return rows
 
 
-def table(trials: Sequence[Trial]) -> None:
-    """Mean over the seeds, and the least and the most of them, of each forecaster."""
+def table(trials: Sequence[Trial], title: str) -> None:
+    """Mean over the trials, and the least and the most of them, of each forecaster."""
     every = [figures(trial) for trial in trials]
-    count = f"{len(trials)} seed{'s' if len(trials) > 1 else ''}"
-    print(f"\n### {trials[0].setting}, {count}: mean (least to most)\n")
+    count = f"{len(trials)} training{'s' if len(trials) > 1 else ''}"
+    print(f"\n### {title}, {count}: mean (least to most)\n")
     print(f"| | {FORECASTER} | {BOOSTING} | hazard by age | {FORECASTER} above {BOOSTING} |\n|---|---|---|---|---|")
     for row in every[0]:
         cells = [_spread([found[row].get(name) for found in every]) for name in (FORECASTER, BOOSTING, "hazard by age")]

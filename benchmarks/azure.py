@@ -94,9 +94,9 @@ def main() -> None:
     for setting in given.schedule_features.split(","):
         trials = [
             plan.run(recording, setting, settings_of(given, seed, schedule_features=setting))
-            for seed in seeds_of(given)
+            for seed in seeds_of(given.seeds)
         ]
-        table(trials)
+        table(trials, setting)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ STRETCHES = 730
 SHOWN_POINTS = 12
 """Points drawn at first; the others by choice."""
 SHOWN_EVENTS = 50
-SHOWN_REVISED = 24
+SHOWN_REVISED = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from forecasting.losses import censored_nll
 
 MIN_FAILURES = 5
 """With fewer failures to go by, the network's own hazards stand."""
-RIDGE = 8.0
-"""Pull towards no change: the network's own log odds are taken to be right within about 0.25 (1 / (2 * 0.25 ** 2)), so
+RIDGE = 2.0
+"""Pull towards no change: the network's own log odds are taken to be right within about 0.5 (1 / (2 * 0.5 ** 2)), so
 that a handful of failures cannot move them far."""
 
 

@@ -133,6 +133,9 @@ def report(card: Scorecard, threshold: float) -> dict[str, Any]:
         "threshold": threshold,
         "asset_months": card.asset_months,
         "failures": len(card.failures),
+        "by_mode": {
+            mode: {"failures": found.total, "warned": found.warned} for mode, found in sorted(card.by_mode.items())
+        },
         "recall": card.recall.report(),
         "recall_at_lead": {f"{hours}h": card.recall_at_lead[hours].report() for hours in LEAD_HOURS},
         "precision": card.precision.report(),

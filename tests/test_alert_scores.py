@@ -48,6 +48,7 @@ def test_leads_and_false_alerts_by_hand() -> None:
     assert card.lead_hours == (40.0, 10.0)
     told = report(card, 0.5)
     assert told["failures"] == 2
+    assert told["by_mode"] == {"bearing": {"failures": 2, "warned": 2}}
     assert told["recall"]["value"] == 1.0
     assert [told["recall_at_lead"][lead]["value"] for lead in ("1h", "6h", "24h", "48h")] == [1.0, 1.0, 0.5, 0.0]
     assert told["lead_hours"]["median"] in (10.0, 25.0, 40.0)

@@ -38,7 +38,7 @@ class TrainSection(Section):
     """Pieces that each summary of a life is cut into at its quantiles; more tell levels finer and cost time."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
     """Networks trained from different seeds, whose answers are averaged; each takes its share of max_minutes."""
-    epochs: Annotated[int, Field(ge=1)] = 40
+    epochs: Annotated[int, Field(ge=1)] = 120
     """Passes over the history at most; training stops earlier when the validation slice no longer improves."""
     patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without improvement before training stops."""
