@@ -1,9 +1,9 @@
 """The simulated plant: the product's model beside LightGBM, and beside what the hidden truth lets anyone see.
 
-    python -m benchmarks.plant [--assets 60] [--days 240] [--plant-seeds 1,2,3] [--seeds 1] [--life 168]
+    python -m benchmarks.plant [--assets 60] [--days 240] [--plant-seeds 1,2,3] [--seeds 1,2,3] [--life 168]
 
-For every plant and every seed: a training with held-out assets, judged on those beside LightGBM and the hazard by age,
-and a replay at the delivered alert budget. The ceiling is that of the failures that were judged: the share whose
+For every plant, a training with a seed of its own and held-out assets, judged on those beside LightGBM and the hazard by
+age, and a replay at the delivered alert budget. The ceiling is that of the failures that were judged: the share whose
 signature has begun, and the share whose clearest point has left its own noise, so long before. A forecaster may warn
 before a signature is visible, by an error that came early or by luck, and cannot warn of what has not begun but by luck
 alone. By failure mode, the ceiling is what is visible at the least lead that counts as a warning.
@@ -83,19 +83,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=int, default=60)
     parser.add_argument("--days", type=float, default=240)
-    parser.add_argument("--plant-seeds", default="1,2,3", help="of the plants, each trained on with every seed")
+    parser.add_argument("--plant-seeds", default="1,2,3", help="of the plants, one for each of --seeds")
     parser.add_argument("--life", type=int, default=TrainSection().life, help="train.life, in steps")
-    parser = arguments(parser)
-    parser.set_defaults(seeds="1")
-    given = parser.parse_args()
+    given = arguments(parser).parse_args()
+    plants, seeds = seeds_of(given.plant_seeds), seeds_of(given.seeds)
+    if len(plants) != len(seeds):
+        parser.error(f"--plant-seeds names {len(plants)} plants and --seeds {len(seeds)} trainings: as many of each")
     plan, judged = plan_of(given), list[Judged]()
-    for plant_seed in seeds_of(given.plant_seeds):
+    for plant_seed, seed in zip(plants, seeds, strict=True):
         plant = simulate(PlantSettings(assets=given.assets, days=given.days, seed=plant_seed))
         print(f"{plant.recording.about}: {len(plant.truth)} failures; {hardware()}")
-        for seed in seeds_of(given.seeds):
-            trial = plan.run(plant.recording, f"plant-{plant_seed}", settings_of(given, seed, life=given.life))
-            held_out = plant.truth["asset"].isin(list(trial.model.split.held_out))
-            judged.append(Judged(trial, plant.truth[held_out]))
+        trial = plan.run(plant.recording, f"plant-{plant_seed}", settings_of(given, seed, life=given.life))
+        held_out = plant.truth["asset"].isin(list(trial.model.split.held_out))
+        judged.append(Judged(trial, plant.truth[held_out]))
     table([one.trial for one in judged], "plant")
     against_the_ceiling(judged)
     by_mode(judged)

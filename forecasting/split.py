@@ -12,7 +12,7 @@ from pm.domain import EventKind, History
 
 LATER_SHARE = 0.25
 """Share of the record, its latest, that validates."""
-MIN_LATER_FAILURES = 15
+MIN_LATER_FAILURES = 20
 """With fewer failures in that part, too few to stop by, validation takes the whole record of its assets."""
 
 
