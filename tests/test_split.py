@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from forecasting.split import split_assets, validation_start
+from forecasting.split import MIN_LATER_FAILURES, split_assets, validation_start
 from pm.domain import Asset, Event, EventKind, to_us
 from tests.forecasting_cases import HOUR, START, event_frame, history_of, reading_frame, worn_plant
 
@@ -56,13 +56,16 @@ def test_one_asset_trains_and_validates():
 
 
 def test_validation_takes_the_latest_quarter_where_it_holds_failures():
-    history = worn_plant(assets=12, days=80)
+    history = worn_plant(assets=20, days=80)
     names = [asset.name for asset in history.assets]
     start = validation_start(history, names)
     assert start is not None
     assert START + timedelta(days=59) < start < START + timedelta(days=61)
-    few = replace(history, events=history.events[history.events["kind"] != "failure"])
-    assert validation_start(few, names) is None
+    failures = history.events[history.events["kind"] == "failure"].sort_values("time")
+    later = failures[failures["time"] > start]
+    enough = replace(history, events=later.tail(MIN_LATER_FAILURES))
+    assert validation_start(enough, names) == start
+    assert validation_start(replace(history, events=later.tail(MIN_LATER_FAILURES - 1)), names) is None
 
 
 def test_run_to_failure_has_no_later_time():
