@@ -102,6 +102,9 @@ def test_alerts_of_all_are_told_at_every_budget(evaluation: dict[str, Any]) -> N
         assert list(scores["alerts"]) == ["0.05", "0.2", "1"]
         for told in scores["alerts"].values():
             assert told["failures"] == evaluation["failures"]
+            assert sum(mode["failures"] for mode in told["by_mode"].values()) == told["failures"]
+            warned = sum(mode["warned"] for mode in told["by_mode"].values())
+            assert told["recall"]["value"] == pytest.approx(warned / told["failures"])
             recalls = [share["value"] for share in told["recall_at_lead"].values()]
             assert recalls == sorted(recalls, reverse=True)
             assert told["recall"]["value"] == recalls[0]  # the least lead that counts is an hour
@@ -226,3 +229,5 @@ def test_console_and_page_tell_the_same(evaluation: dict[str, Any], tmp_path: Pa
     assert 'data-figure="reliability"' in head
     assert 'data-figure="precision_recall"' in head
     assert BY_AGE in evaluation_page(evaluation)
+    by_mode = evaluation["scores"][FORECASTER]["alerts"]["1"]["by_mode"]
+    assert by_mode and all(f"{mode['warned']} of {mode['failures']}" in head for mode in by_mode.values())
