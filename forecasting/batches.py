@@ -25,7 +25,8 @@ class Windows:
     static: Tensor
     """[B, S]"""
     alive: Tensor
-    """[B, tokens] bool; false where a patch ends before the first reading of the window, which is padding."""
+    """[B, tokens] bool; false where a patch ends before the first reading of the window or after the end of its
+    asset's record, which is padding."""
     summary: Tensor
     """[B, tokens, M] summaries of the life up to the end of each patch, or [B, 1, M] up to the end of the last."""
 
@@ -66,7 +67,11 @@ def joined(parts: Sequence[Targets]) -> Targets:
 
 
 class Resident:
-    """The features (and labels) of a grid on a device. A window is named by the grid's row that it ends with."""
+    """The features (and labels) of a grid on a device.
+
+    A window is named by the grid's row that it ends with; one that goes on after its asset's last row, by that row and
+    the steps beyond it. So `ends` are [B] rows or [B, 2] rows and steps.
+    """
 
     def __init__(
         self, grid: Grid, features: Features, labels: Labels | None = None, *, device: torch.device | str = "cpu"
@@ -105,7 +110,7 @@ class Resident:
         return table[rows.to(table.device)].to(self.device)
 
     def windows(self, ends: Ints, last: bool = False) -> Windows:
-        """The windows that end with these rows. Rows before the asset's first, or its first reading, are padding.
+        """These windows. Rows before the asset's first, or its first reading, and after its last are padding.
 
         last: with the summary of the last token alone, all that the network's `last` reads; it is all that there is
         where the features were summarised at some rows only.
@@ -131,17 +136,30 @@ class Resident:
         return self._rows(ends)[1][:, self.schema.patch - 1 :: self.schema.patch]
 
     def _rows(self, ends: Ints) -> tuple[Tensor, Tensor]:
-        """[B, T] rows of these windows, and whether each stands after the first reading of its window."""
-        end = self._put(ends)
-        rows = end[:, None] + self._ago
-        inside = rows >= self._start[end][:, None]
-        rows = rows.clamp_min(0)
+        """[B, T] rows of these windows, and whether each stands after the first reading of its window, in the record."""
+        last, rows = self._stretch(ends, self._ago)
+        inside = rows >= self._start[last][:, None]
+        over = rows > last[:, None]
+        rows = _within(rows, last)
         # A forecast at serving time is given only the window, so what came before its first reading must not show.
-        return rows, (self._observed[rows] & inside).cummax(dim=1).values
+        return rows, (self._observed[rows] & inside).cummax(dim=1).values & ~over
+
+    def _stretch(self, ends: Ints, ago: Tensor) -> tuple[Tensor, Tensor]:
+        """[B] the last row of each window's asset that it may reach, and [B, T] its rows, which may go beyond."""
+        named = self._put(ends)
+        if named.ndim == 1:
+            return named, named[:, None] + ago
+        return named[:, 0], named.sum(dim=1)[:, None] + ago
 
     def targets(self, ends: Ints) -> Targets:
         """Labels of the same windows' patch ends; padding is told by `Windows.alive`."""
-        rows = (self._put(ends)[:, None] + self._ago[self.schema.patch - 1 :: self.schema.patch]).clamp_min(0)
+        last, rows = self._stretch(ends, self._ago[self.schema.patch - 1 :: self.schema.patch])
+        rows = _within(rows, last)
         return Targets(
             self._event_bin[rows], self._known_bins[rows], self._modes[rows], self._rul[rows], self._rul_known[rows]
         )
+
+
+def _within(rows: Tensor, last: Tensor) -> Tensor:
+    """[B, T] rows that can be looked up, where padding stands too."""
+    return torch.minimum(rows.clamp_min(0), last[:, None])

@@ -243,24 +243,27 @@ class EpochLoop:
 
 
 def batches(grid: Grid, size: int, rng: np.random.Generator, eligible: Ints | None = None) -> Iterator[Ints]:
-    """One epoch: the last rows of windows that tile every asset's life from a random start, in random order.
+    """One epoch: windows that tile every asset's life from a random start, in random order, as `Resident` names them:
+    [B, 2] the row that each ends with, or its asset's last, and the steps that it goes on after that.
 
-    Every step of every asset is in a window; the last window of an asset ends with its last row. eligible: only
-    windows that end with one of these rows, ascending.
+    Every step with enough before it is as likely as any other to be at a place of a window. A window that were moved to
+    end with its asset's last row would show, where records end in failure, the hours before it again and again, at the
+    same hours left and at the same place. eligible: only windows that end with one of these rows, ascending.
     """
     context, least = grid.schema.context, (MIN_PATCHES + 1) * grid.schema.patch
     ends: list[Ints] = []
     while sum(map(len, ends)) < MIN_STEPS * size:
         before = sum(map(len, ends))
         for first, after in zip(grid.offsets[:-1], grid.offsets[1:], strict=True):
-            if after > first:
-                tiles = np.minimum(np.arange(first + rng.integers(context), after + context, context), after - 1)
-                tiles = np.unique(tiles)
-                tiles = tiles[(tiles - first + 1 >= least) | (tiles == after - 1)]
-                ends.append(tiles if eligible is None else tiles[np.isin(tiles, eligible)])
+            tiles = np.arange(first + rng.integers(context), after - 1 + context, context)
+            rows = np.minimum(tiles, after - 1)
+            chosen = rows - np.maximum(tiles - context, first - 1) >= least
+            if eligible is not None:
+                chosen &= np.isin(rows, eligible)
+            ends.append(np.stack([rows, tiles - rows], axis=1)[chosen])
         if sum(map(len, ends)) == before:
             break
-    order = rng.permutation(np.concatenate(ends)) if ends else np.empty(0, np.int64)
+    order = rng.permutation(np.concatenate(ends)) if ends else np.empty((0, 2), np.int64)
     for begin in range(0, len(order), size):
         yield order[begin : begin + size]
 

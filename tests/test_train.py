@@ -14,10 +14,11 @@ from forecasting.batches import Resident
 from forecasting.epochs import Progress, batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
+from forecasting.losses import counts
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
 from forecasting.train import Execution, base_hazard, failures_in, fit
-from forecasting.trainer import Trainer, hide_points, rate_at
+from forecasting.trainer import MIN_PATCHES, Trainer, hide_points, rate_at
 from forecasting.windows import grid_of, schema_of
 from pm.errors import TrainingError
 from tests.forecasting_cases import START, TINY, event_frame, worn_plant
@@ -115,10 +116,31 @@ def test_every_step_is_in_a_window_of_an_epoch(plant):
     starts = np.repeat(grid.offsets[:-1], np.diff(grid.offsets))
     covered = np.zeros(len(grid), dtype=bool)
     for ends in batches(grid, 16, np.random.default_rng(5)):
-        for end in ends:
-            covered[max(end - TINY.context + 1, starts[end]) : end + 1] = True
+        for row, beyond in ends:
+            covered[max(row + beyond - TINY.context + 1, starts[row]) : row + 1] = True
     assert covered.mean() > 0.99
-    assert covered[grid.offsets[1:] - 1].all()
+
+
+def test_every_hour_before_the_end_of_a_record_is_learned_from_alike(plant):
+    """Where records end in failure, hours left that were shown more often would look more dangerous than they are."""
+    grid = grid_of(plant, schema_of(plant, TINY))
+    resident = Resident(grid, features_of(grid, fit_normaliser(grid)), labels_of(grid))
+    last = np.repeat(grid.offsets[1:] - 1, np.diff(grid.offsets))
+    tokens = np.arange(TINY.context - TINY.patch, -1, -TINY.patch)
+    shown, places = np.zeros(200), np.zeros((2, len(tokens)))
+    for number in range(150):
+        for ends in batches(grid, 16, np.random.default_rng(number)):
+            rows = ends.sum(axis=1)[:, None] - tokens
+            counted = counts(resident.targets(ends), resident.alive(ends), MIN_PATCHES).numpy()
+            left = last[ends[:, 0]][:, None] - rows
+            assert (left[counted] >= 0).all()
+            shown += np.bincount(left[counted & (left < 200)], minlength=200)
+            for near, found in enumerate((counted & (left > 100), counted & (left < 24))):
+                places[near] += found.sum(axis=0)
+    often = shown[1:]  # of the last row nothing is known
+    assert often.min() > 0.8 * often.mean() and often.max() < 1.2 * often.mean()
+    near, far = places / places.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(near, far, atol=0.03)
 
 
 def test_no_window_is_chosen_by_what_followed(plant):
