@@ -170,11 +170,16 @@ def table(trials: Sequence[Trial], title: str) -> None:
     """Mean over the trials, and the least and the most of them, of each forecaster."""
     every = [figures(trial) for trial in trials]
     count = f"{len(trials)} training{'s' if len(trials) > 1 else ''}"
+    later = sum(trial.evaluation["later"] is not None for trial in trials)
+    if 0 < later < len(trials):
+        print(f"\n{later} of {len(trials)} trainings were validated on later time, {later} have figures of it alone.")
     print(f"\n### {title}, {count}: mean (least to most)\n")
     print(f"| | {FORECASTER} | {BOOSTING} | hazard by age | {FORECASTER} above {BOOSTING} |\n|---|---|---|---|---|")
-    for row in every[0]:
-        cells = [_spread([found[row].get(name) for found in every]) for name in (FORECASTER, BOOSTING, "hazard by age")]
-        gaps = [_gap(found[row]) for found in every]
+    # Only some trainings may have been validated on later time: their rows are of those alone.
+    for row in max(every, key=len):
+        having = [found[row] for found in every if row in found]
+        cells = [_spread([one.get(name) for one in having]) for name in (FORECASTER, BOOSTING, "hazard by age")]
+        gaps = [_gap(one) for one in having]
         print(f"| {row} | " + " | ".join([*cells, _spread(gaps, signed=True)]) + " |")
     print(f"\n| training | {count} |\n|---|---|")
     print(f"| wall time, s | {_spread([t.train_seconds for t in trials], 0)} |")

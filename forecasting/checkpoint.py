@@ -15,8 +15,10 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,9 @@ def load(folder: Path) -> Artefact:
         or not isinstance(manifest.get("files"), dict)
     ):
         raise ModelError(f"{folder / MANIFEST}: not a model of format {FORMAT}; train one with this version of pm")
+    strange = sorted(manifest["files"].keys() - {MODEL, WEIGHTS, REFERENCE, ONNX, SAMPLES})
+    if strange:
+        raise ModelError(f"{folder / MANIFEST}: names {strange[0]!r}, which no model has; copy the model again")
     contents = {}
     for name in (MODEL, WEIGHTS, *sorted({REFERENCE, ONNX, SAMPLES} & manifest["files"].keys())):
         contents[name] = _bytes(folder / name)
@@ -128,6 +133,8 @@ def load(folder: Path) -> Artefact:
         samples = read_arrays(contents[SAMPLES]) if SAMPLES in contents else {}
         values = _json(folder / MODEL, contents[MODEL])
         read = _artefact(values, weights)
+        if ("reference" in values) != (REFERENCE in contents):
+            raise ValueError(f"{REFERENCE}, which {MANIFEST} and {MODEL} do not agree on")
         if REFERENCE in contents:
             read = replace(read, reference=Reference.of(read_arrays(contents[REFERENCE]), values["reference"]))
         return replace(read, onnx=contents.get(ONNX), samples=samples)
@@ -141,7 +148,11 @@ def load(folder: Path) -> Artefact:
 
 def installed_versions() -> dict[str, str]:
     """Versions of what shapes the numbers, kept with the model."""
-    return {"torch": torch.__version__, "numpy": np.__version__}
+    found = {"torch": torch.__version__, "numpy": np.__version__}
+    for package in ("pm", "safetensors", "onnx", "onnxruntime", "lightgbm"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _contents(artefact: Artefact) -> dict[str, bytes]:

@@ -60,10 +60,11 @@ class NormalBehaviour:
         )
 
     def residuals(self, normal: Floats, present: npt.NDArray[np.bool_], group: Ints, clip: np.float32 = CLIP) -> Floats:
-        """[N, P] what each point reads beyond its expectation, in spreads up to `clip`; zero where it was not read.
+        """[N, P] what each point reads beyond its expectation, in spreads up to `clip`; zero where it cannot be told:
+        where the point was not read, or one that it is told from (`told`).
 
-        normal: [N, P] normalised values, zero where missing, which is where a missing input is taken to stand.
-        Sums run in a fixed order, term by term, so that a row's bits do not depend on the rows beside it.
+        normal: [N, P] normalised values, zero where missing. Sums run in a fixed order, term by term, so that a row's
+        bits do not depend on the rows beside it.
         """
         residual = np.empty_like(normal)
         weights, scale = self.weights.astype(np.float32), self.scale.astype(np.float32)
@@ -72,7 +73,20 @@ class NormalBehaviour:
             for begin in range(0, len(alike), BLOCK_ROWS):
                 rows = alike[begin : begin + BLOCK_ROWS]
                 residual[rows] = self._residuals(normal[rows], weights[number], scale[number])
-        return np.where(present, np.clip(residual, -clip, clip), np.float32(0.0))
+        return np.where(self.told(present, group), np.clip(residual, -clip, clip), np.float32(0.0))
+
+    def told(self, present: npt.NDArray[np.bool_], group: Ints) -> npt.NDArray[np.bool_]:
+        """[N, P] whether a point was read and all that it is told from: an expectation that went on without its load
+        would be off by more than wear is. A point that a model never has weighs nothing there, and is not missed."""
+        points = present.shape[1]
+        told = present.copy()
+        for number in np.unique(group).tolist():
+            heeded = self.weights[number, :, 1:].reshape(points, -1, TERMS).any(axis=2)
+            needs = np.zeros((points, points), dtype=np.float32)
+            np.put_along_axis(needs, self.inputs, heeded.astype(np.float32), axis=1)
+            alike = group == number
+            told[alike] &= ((~present[alike]).astype(np.float32) @ needs.T) == 0.0
+        return told
 
     def _residuals(self, normal: Floats, weights: Floats, scale: Floats) -> Floats:
         """[n, P] of rows of one group, all points at a time. weights: [P, 1 + M * TERMS]; scale: [P]."""

@@ -221,6 +221,12 @@ class EpochLoop:
 
     def _resume(self) -> None:
         snapshot = self._snapshots.load() if self._snapshots is not None else None
+        found = self._workers.total([float(snapshot is not None)])[0]
+        if 0 < found < self._workers.size:  # the others would wait in their first step for ever
+            raise TrainingError(
+                f"{found:.0f} of {self._workers.size} processes find the state that the first one saved; "
+                "keep the model's folder on a disk that every node shares, or copy the state to each"
+            )
         if snapshot is None:
             return
         try:

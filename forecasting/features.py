@@ -291,17 +291,15 @@ def normalised(
 
 
 def standardised(grid: Grid, normaliser: Normaliser, rows: Ints) -> tuple[Floats, Floats, Ints]:
-    """[R, P] values and residuals of these rows as far as they go, not clipped, NaN where not read; [R] condition.
-
-    A residual is NaN, too, where a point is missing that it is told from.
-    """
+    """[R, P] values and residuals of these rows as far as they go, not clipped, NaN where they are not told; [R]
+    condition."""
     group, condition = normaliser.place(grid, rows)
     present = ~np.isnan(grid.values[rows])
     value = grid.values[rows] - normaliser.centre.astype(np.float32)[group, condition]
     value /= normaliser.scale.astype(np.float32)[group, condition]
     normal = np.where(present, np.clip(value, -CLIP, CLIP), np.float32(0.0))
     residual = normaliser.behaviour.residuals(normal, present, group, np.float32(np.inf))
-    told = present[:, normaliser.behaviour.inputs].all(axis=2) & present
+    told = normaliser.behaviour.told(present, group)
     return value, np.where(told, residual, np.float32(np.nan)), condition
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pm.config import TrainSection
 from pm.errors import TrainingError
 
-FORMAT = 2
+FORMAT = 3
 MAY_DIFFER = frozenset({"max_minutes", "device", "snapshot", "accumulate", "compile", "memory", "members"})
 """Settings that change how fast the same training goes, not where."""
 

@@ -102,7 +102,8 @@ def train(
         split = split or with_new_assets(start_from.split, history)
     split = split or split_assets(history, settings.hold_out, settings.validation, settings.seed)
     learned_from = history.only([*split.train, *split.validation])
-    validation_from = validation_start(history, split.validation)
+    # A model that is gone on from learns from what came since: there, assets alone tell validation apart.
+    validation_from = validation_start(history, split.validation) if start_from is None else None
     log.info(
         "training on %d assets, validating on %d from %s, holding out %d; %d failures in all",
         len(split.train),
@@ -254,6 +255,9 @@ def _threshold_facts(found: Mapping[float, Threshold]) -> dict[str, float]:
     facts = {}
     for budget, threshold in found.items():
         facts[f"validation_false_alerts_at_{budget:g}"] = threshold.rate
+        facts[f"validation_false_alerts_bound_at_{budget:g}"] = threshold.bound
+        if threshold.crossed is not None:
+            facts[f"validation_false_alerts_crossed_at_{budget:g}"] = threshold.crossed
         if threshold.recall is not None:
             facts[f"validation_recall_at_{budget:g}"] = threshold.recall
     return facts

@@ -21,7 +21,7 @@ from pm.errors import ModelError
 from tests.forecasting_cases import HOUR, START, TINY, event_frame, tiny_forecaster, worn_plant
 
 NAMES = tuple(f"pump-{n}" for n in range(6))
-SCHEDULE = TINY.model_copy(update={"schedule_features": "exact", "epochs": 8, "learning_rate": 3e-3})
+SCHEDULE = TINY.model_copy(update={"schedule_features": "exact", "epochs": 16, "learning_rate": 3e-3})
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,8 @@ def test_contributions_add_up_to_the_change_against_the_average(plant, forecaste
 
 
 def test_what_makes_the_difference_gets_the_credit(plant, forecaster):
-    """Two histories that differ in one point alone differ in their contributions by most of the difference there."""
+    """Two histories that differ in one point alone differ in their contributions mostly there; what other points read
+    beyond their expectation given this one differs, too."""
     at = START + timedelta(days=21)
     readings = plant.readings.copy()
     rows = (readings["asset"] == NAMES[1]) & (readings["time"] > at - 24 * HOUR) & (readings["time"] <= at)
@@ -237,7 +238,7 @@ def test_what_makes_the_difference_gets_the_credit(plant, forecaster):
         found = forecaster.explain(history, at, NAMES[1], limit=50).reasons
         return next(reason.contribution for reason in found if reason.feature == "heat")
 
-    assert of_heat(hot) - of_heat(plant) == pytest.approx(moved, rel=0.35)
+    assert 0.5 < (of_heat(hot) - of_heat(plant)) / moved < 1.5
 
 
 def test_the_beginning_of_a_change_is_told(plant, forecaster):

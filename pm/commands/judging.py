@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from pm.config import Config
     from pm.domain import Recording
 
-ASSETS_HELP = "held-out (assets that the model never saw; all when it saw none of these), trained, all, or names."
+ASSETS_HELP = "held-out (assets that the model never saw; all when it saw every one), trained, all, or names."
 
 
 def _chosen_assets(recording: Recording, forecaster: TransformerForecaster, which: str) -> list[str]:
-    """Names behind `--assets`: held-out (where the model held any of these out), trained, all, or a list."""
+    """Names behind `--assets`: held-out (or never seen where none was held out, all where all were), trained, all, or
+    a list."""
     names = [asset.name for asset in recording.history.assets]
     split = forecaster.artefact.split
-    held_out = [name for name in names if name in set(split.held_out)]
-    if which == "all" or (which == "held-out" and not held_out):
+    seen = {*split.train, *split.validation}
+    if which == "all":
         return names
     if which == "held-out":
-        return held_out
+        held_out = [name for name in names if name in set(split.held_out)]
+        return held_out or [name for name in names if name not in seen] or names
     if which == "trained":
-        return [name for name in names if name in {*split.train, *split.validation}]
+        return [name for name in names if name in seen]
     wanted = [part.strip() for part in which.split(",") if part.strip()]
     unknown = sorted(set(wanted) - set(names))
     if unknown or not wanted:
