@@ -2,11 +2,11 @@
 
     python -m benchmarks.plant [--assets 60] [--days 240] [--plant-seeds 1,2,3] [--seeds 1,2,3] [--life 168]
 
-For every plant, a training with a seed of its own and held-out assets, judged on those beside LightGBM and the hazard by
-age, and a replay at the delivered alert budget. The ceiling is that of the failures that were judged: the share whose
-signature has begun, and the share whose clearest point has left its own noise, so long before. A forecaster may warn
-before a signature is visible, by an error that came early or by luck, and cannot warn of what has not begun but by luck
-alone. By failure mode, the ceiling is what is visible at the least lead that counts as a warning.
+For every plant, a training with a seed of its own and held-out assets, judged on those beside LightGBM and the hazard
+by age, and a replay at the delivered alert budget. The ceiling is that of the failures that were judged: the share
+whose signature has begun, and the share whose clearest point has left its own noise, so long before. A forecaster may
+warn before a signature is visible, by an error that came early or by luck, and cannot warn of what has not begun but by
+luck alone. By failure mode, the ceiling is what is visible at the least lead that counts as a warning.
 Long: some ten minutes for each training on two quiet cores.
 """
 

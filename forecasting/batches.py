@@ -136,7 +136,7 @@ class Resident:
         return self._rows(ends)[1][:, self.schema.patch - 1 :: self.schema.patch]
 
     def _rows(self, ends: Ints) -> tuple[Tensor, Tensor]:
-        """[B, T] rows of these windows, and whether each stands after the first reading of its window, in the record."""
+        """[B, T] rows of these windows, and whether each stands in the record, after the window's first reading."""
         last, rows = self._stretch(ends, self._ago)
         inside = rows >= self._start[last][:, None]
         over = rows > last[:, None]

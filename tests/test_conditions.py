@@ -57,6 +57,20 @@ def test_a_missing_value_has_no_residual():
     assert fit_behaviour(values, present, group, 1).residuals(values, present, group)[5, 1] == 0.0
 
 
+def test_without_what_it_is_told_from_a_point_has_no_residual():
+    """The load is lost: what the heat reads beyond it cannot be told. What a model never has is no loss to it."""
+    one, other = loaded(4000, 3), loaded(4000, 4)
+    other[:, 2] = 0.0
+    values, group = np.concatenate([one, other]), np.repeat([0, 1], 4000)
+    present = np.ones(values.shape, dtype=bool)
+    present[4000:, 2] = False
+    behaviour = fit_behaviour(values, present, group, 2)
+    assert (behaviour.residuals(values, present, group)[:, 1] != 0.0).all()
+    values[:, 0], present[:, 0] = 0.0, False
+    lost = behaviour.residuals(values, present, group)
+    assert (lost[:, 1] == 0.0).all()
+
+
 @pytest.mark.parametrize("points", [1, 2, 40])
 def test_any_number_of_points_serves(points):
     values = np.random.default_rng(0).normal(0, 1, (300, points)).astype(np.float32)

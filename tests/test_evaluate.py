@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from rich.console import Console
 
 from forecasting import metrics
 from forecasting.predict import TransformerForecaster
+from forecasting.split import Split
 from forecasting.train import fit
 from forecasting.windows import schema_of
 from pm.alert_scores import Watch
 from pm.baselines import BOOSTING, BY_AGE
+from pm.commands.judging import _chosen_assets
 from pm.config import AlertsSection, AssessSection
 from pm.domain import Recording
 from pm.errors import ModelError
@@ -210,6 +214,18 @@ def test_wrong_wishes_are_refused(recording: Recording, forecaster: TransformerF
     greedy = TransformerForecaster(replace(forecaster.artefact, split=split))
     with pytest.raises(ModelError, match="learned from every asset"):
         evaluate(recording, greedy, rng=np.random.default_rng(0))
+
+
+def test_assets_that_a_model_never_saw_judge_it(recording: Recording) -> None:
+    def judging(train: Sequence[str], held_out: Sequence[str]) -> list[str]:
+        split = Split(tuple(train), (), tuple(held_out))
+        forecaster = cast(TransformerForecaster, SimpleNamespace(artefact=SimpleNamespace(split=split)))
+        return _chosen_assets(recording, forecaster, "held-out")
+
+    names = [asset.name for asset in recording.history.assets]
+    assert judging(names[:5], names[5:6]) == names[5:6]
+    assert judging(names[:5], []) == names[5:]
+    assert judging(names, []) == names
 
 
 def test_console_and_page_tell_the_same(evaluation: dict[str, Any], tmp_path: Path) -> None:

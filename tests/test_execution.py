@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from connectors import recordings
 from forecasting import checkpoint, mapped
 from forecasting.batches import Resident
 from forecasting.calibrate import Calibration
-from forecasting.epochs import batches
+from forecasting.epochs import EpochLoop, batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
 from forecasting.model import Architecture, HazardTransformer, member_weights
@@ -157,6 +158,13 @@ def test_a_state_of_another_training_is_refused(plant, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(TrainingError, match="damaged"):
         trained(plant, execution=Execution(snapshots=state))
+
+
+def test_a_state_that_some_processes_lack_is_told():
+    """They would begin anew, and the others would wait for them for ever."""
+    lacking = SimpleNamespace(_snapshots=None, _workers=SimpleNamespace(total=lambda found: [found[0] + 1], size=2))
+    with pytest.raises(TrainingError, match="1 of 2 processes"):
+        EpochLoop._resume(lacking)
 
 
 def test_a_state_is_kept_whole_or_not_at_all(tmp_path):

@@ -370,6 +370,18 @@ def test_a_damaged_model_is_refused_with_the_file_named(forecaster, tmp_path, na
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("left", [{}, {"referense.safetensors": "0" * 64}], ids=["without the name", "misspelt"])
+def test_a_model_whose_manifest_lost_a_file_is_refused(forecaster, tmp_path, left):
+    """Without its reference a model would abstain from nothing."""
+    checkpoint.save(forecaster.artefact, tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    del manifest["files"]["reference.safetensors"]
+    manifest["files"].update(left)
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"referen[cs]e\.safetensors"):
+        load(tmp_path / "model")
+
+
 def test_a_foreign_model_is_refused(forecaster, tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
         load(tmp_path / "nowhere")

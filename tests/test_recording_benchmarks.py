@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import _trial
 from benchmarks.azure import signals
 from benchmarks.plant import visible_ceiling
+from pm.baselines import BOOSTING
 from pm.domain import Asset, Event, EventKind, to_us
+from pm.evaluate import FORECASTER
 from tests.forecasting_cases import HOUR, START, history_of, reading_frame
 
 
@@ -41,3 +45,20 @@ def test_the_ceiling_is_of_what_left_the_noise_in_time() -> None:
     truth = pd.DataFrame({"failure": failure, "visible": pd.to_datetime(visible, utc=True)})
     assert visible_ceiling(truth) == {"1h": 0.75, "6h": 0.5, "24h": 0.5, "48h": 0.25}
     assert visible_ceiling(truth.iloc[:0])["24h"] == pytest.approx(0.0)
+
+
+def test_trainings_of_which_some_have_later_figures_share_a_table(monkeypatch, capsys) -> None:
+    """The figures of later time are of those that have them, and the table says how many."""
+    rows = {FORECASTER: 0.5, BOOSTING: 0.4, "hazard by age": 0.1}
+
+    def trial(later: dict[str, float] | None) -> SimpleNamespace:
+        return SimpleNamespace(evaluation={"later": later}, train_seconds=1.0, memory_mib=1.0, replay=None)
+
+    monkeypatch.setattr(
+        _trial, "figures", lambda one: {"all": rows} | ({"later": rows} if one.evaluation["later"] else {})
+    )
+    _trial.table([trial(None), trial({"72h": 1.0})], "mine")
+    told = capsys.readouterr().out
+    assert "1 of 2 trainings were validated on later time" in told
+    assert "| later | 0.5000 | 0.4000 | 0.1000 | +0.1000 |" in told
+    assert "| all | 0.5000 (0.5000 to 0.5000) |" in told

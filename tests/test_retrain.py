@@ -16,7 +16,7 @@ from pandas.testing import assert_frame_equal
 from connectors.embedded import EmbeddedStore
 from forecasting.metrics import outcomes
 from forecasting.predict import load
-from forecasting.split import Split
+from forecasting.split import Split, validation_start
 from pm.alert_judge import BUDGETS
 from pm.archive import import_recording
 from pm.config import AlertsSection, AssessSection, Config, ModelsSection, RetrainSection
@@ -136,6 +136,18 @@ def test_held_out_assets_leave_no_trace_but_their_names(plant: History, folder: 
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert shown.thresholds == hidden.thresholds
     assert shown.forecaster.artefact.normaliser.as_json() == hidden.forecaster.artefact.normaliser.as_json()
+
+
+def test_a_model_goes_on_from_a_week_of_news(folder: Path) -> None:
+    """The last quarter of the record would validate a model that is trained anew, and leave this one nothing."""
+    plant = worn_plant(assets=30, days=DAYS, seed=3)
+    names = tuple(asset.name for asset in plant.assets)
+    split, once = Split(names[:8], names[8:], ()), LEARNING.model_copy(update={"epochs": 1})
+    assert validation_start(plant, split.validation) is not None
+    before = train(plant, out=folder / "before", settings=once, split=split, until=hour(24 * 53))
+    after = train(plant, out=folder / "after", settings=once, start_from=before.forecaster.artefact)
+    assert after.trained_until > before.trained_until
+    assert after.split == before.split
 
 
 def test_a_history_that_teaches_nothing_is_refused(plant: History, tmp_path: Path) -> None:
