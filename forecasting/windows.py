@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -29,6 +29,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 HOUR_US = 3_600_000_000
+STEPS = (1, 2, 3, 4, 6, 8, 12, 24)
+"""Hours of a model's step: whole parts of a day, so that 24, 48 and 72 h are whole numbers of steps. It is the first that
+is not shorter than the interval; readings further apart than a day leave steps empty."""
 MAX_LEVELS = 32
 """A text column with more levels than this names assets rather than kinds of assets, and is left out."""
 
@@ -98,13 +101,8 @@ class FeatureSchema:
 
 
 def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
-    """What this history offers to learn from. Raises ModelError for an interval that the horizon cannot be cut into."""
-    seconds = max(3600, int(history.interval.total_seconds()))
-    if HORIZON_HOURS * 3600 % seconds:
-        raise ModelError(
-            f"interval {history.interval} does not divide the horizon of {HORIZON_HOURS} h; "
-            "average the recording to 1h, 2h, 3h, 4h, 6h, 8h, 12h or 1d"
-        )
+    """What this history offers to learn from. Raises ModelError for condition points that nothing reads."""
+    seconds = 3600 * next((hours for hours in STEPS if timedelta(hours=hours) >= history.interval), STEPS[-1])
     times = _microseconds(history.readings["time"])
     phases = np.unique(times % (seconds * 1_000_000))
     codes = {kind: _codes(history.events, kind) for kind in EventKind}

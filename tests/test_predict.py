@@ -354,6 +354,20 @@ def test_an_existing_folder_is_not_overwritten(forecaster, tmp_path):
         checkpoint.save(forecaster.artefact, tmp_path / "model")
 
 
+@pytest.mark.parametrize(("every", "step"), [(5, 6.0), (48, 24.0)])
+def test_readings_at_any_interval_are_forecast_from(every, step):
+    """Five hours cut no day, and two days are longer than one."""
+    plant = worn_plant(days=120)
+    hours = (plant.readings["time"] - pd.Timestamp(START)) // HOUR
+    thin = plant.readings[hours % every == 0].reset_index(drop=True)
+    sparse = replace(plant, interval=timedelta(hours=every), readings=thin)
+    found = tiny_forecaster(sparse, NAMES[:4], NAMES[4:], TINY).forecast(sparse, START + timedelta(days=110))
+    for forecast in found:
+        assert forecast.step_hours == step and len(forecast.hazard) == 72 / step
+        within = [forecast.probability(hours) for hours in (24, 48, 72)]
+        assert 0.0 < within[0] < within[1] < within[2] < 1.0
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "model.json", "weights.safetensors", "reference.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_model_is_refused_with_the_file_named(forecaster, tmp_path, name, damage):
