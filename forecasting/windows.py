@@ -30,8 +30,8 @@ Floats = npt.NDArray[np.float32]
 
 HOUR_US = 3_600_000_000
 STEPS = (1, 2, 3, 4, 6, 8, 12, 24)
-"""Hours of a model's step: whole parts of a day, so that 24, 48 and 72 h are whole numbers of steps. It is the first that
-is not shorter than the interval; readings further apart than a day leave steps empty."""
+"""Hours of a model's step: whole parts of a day, so that 24, 48 and 72 h are whole numbers of steps. It is the first
+that is not shorter than the interval; readings further apart than a day leave steps empty."""
 MAX_LEVELS = 32
 """A text column with more levels than this names assets rather than kinds of assets, and is left out."""
 
