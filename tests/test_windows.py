@@ -52,7 +52,9 @@ def test_daily_readings_keep_their_hour():
     assert grid.times_us.tolist() == [to_us(START + HOUR * n) for n in (1, 25, 49, 73)]
 
 
-@pytest.mark.parametrize(("hours", "step"), [(1 / 60, 1), (1, 1), (1.5, 2), (5, 6), (7, 8), (10, 12), (24, 24), (48, 24)])
+@pytest.mark.parametrize(
+    ("hours", "step"), [(1 / 60, 1), (1, 1), (1.5, 2), (5, 6), (7, 8), (10, 12), (24, 24), (48, 24)]
+)
 def test_any_interval_is_resampled_to_a_step_that_cuts_a_day(hours, step):
     schema = schema_of(history_of(readings({0: 1.0}), [], PUMP, timedelta(hours=hours)), TINY)
     assert (schema.step_hours, schema.horizon_steps) == (step, 72 // step)
