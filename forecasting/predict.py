@@ -28,6 +28,8 @@ Doubles = npt.NDArray[np.float64]
 
 ASSETS = 512
 """Assets whose features are held at a time."""
+GROUP_ROWS = 1_000_000
+"""Rows of a record's grid, in whole assets, whose features are held at a time."""
 SAMPLES = 32
 """Windows kept with a model."""
 
@@ -199,16 +201,21 @@ class TransformerForecaster:
         phases = [(schema.phase_us + shift) % step_us for shift in range(0, step_us, min(every_us, step_us))]
         parts = []
         for number, phase in enumerate(phases):
-            grid = grid_of(replace(history, assets=chosen), replace(schema, phase_us=phase))
-            rows = np.flatnonzero(
-                (grid.step_of % max(1, every_us // step_us) == 0) & (grid.times_us >= low) & (grid.times_us <= high)
-            )
-            report = None if progress is None else _share_of(progress, number, len(phases))
-            *numbers, strange = self._numbers(grid, rows, self._resident(grid, rows), report)
-            unseen = ~_seen_within(grid, rows) | strange
-            for values in numbers:
-                values[unseen] = np.nan
-            parts.append((grid.asset_of[rows], grid.times_us[rows], *numbers))
+            whole = grid_of(replace(history, assets=chosen), replace(schema, phase_us=phase))
+            groups = _groups(whole)
+            for group, (first, after) in enumerate(groups):
+                grid = whole.part(first, after)
+                rows = np.flatnonzero(
+                    (grid.step_of % max(1, every_us // step_us) == 0) & (grid.times_us >= low) & (grid.times_us <= high)
+                )
+                report = None
+                if progress is not None:
+                    report = _share_of(_share_of(progress, number, len(phases)), group, len(groups))
+                *numbers, strange = self._numbers(grid, rows, self._resident(grid, rows), report)
+                unseen = ~_seen_within(grid, rows) | strange
+                for values in numbers:
+                    values[unseen] = np.nan
+                parts.append((first + grid.asset_of[rows], grid.times_us[rows], *numbers))
         asset, time, hazard, by_mode, rul = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         order = np.lexsort((time, asset))
         return ForecastTable(
@@ -295,6 +302,13 @@ class TransformerForecaster:
 def load(folder: Path, *, device: str = "cpu", runtime: Choice = "auto") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
     return TransformerForecaster(checkpoint.load(folder), device=device, runtime=runtime)
+
+
+def _groups(grid: Grid) -> list[tuple[int, int]]:
+    """First asset of each group and the one after its last: as many as have `GROUP_ROWS` together, at least one."""
+    group = (grid.offsets[1:] - 1) // GROUP_ROWS
+    firsts = np.flatnonzero(np.diff(group, prepend=-2)).tolist() or [0]
+    return list(zip(firsts, [*firsts[1:], len(grid.assets)], strict=True))
 
 
 def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forecasting import checkpoint, explain
+from forecasting import checkpoint, explain, predict
 from forecasting.batches import Windows
 from forecasting.inference import outlooks
 from forecasting.model import Architecture, HazardTransformer
@@ -162,6 +162,19 @@ def test_many_moments_at_once_have_the_same_bits_as_one_by_one(plant, forecaster
         assert list(forecast.mode_probability.values()) == table.mode_probability[row].tolist()
         assert forecast.rul_hours == table.rul_hours[row]
         assert forecast.probability(48) == table.probability(48)[row]
+
+
+@pytest.mark.parametrize("most", [1, 700, 2000])
+def test_a_table_is_the_same_in_groups_of_assets(plant, forecaster, monkeypatch, most):
+    """Among assets one that was never read, the first."""
+    fleet = replace(plant, assets=(Asset("new", "small", {}), *plant.assets))
+    start = START + timedelta(days=30)
+    whole, told = forecaster.forecast_grid(fleet, start=start), list[float]()
+    monkeypatch.setattr(predict, "GROUP_ROWS", most)
+    parts = forecaster.forecast_grid(fleet, start=start, progress=told.append)
+    for field in ("asset_index", "time_us", "hazard", "mode_probability", "rul_hours"):
+        np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
+    assert told == sorted(told) and told[-1] == 1.0
 
 
 def test_a_table_can_be_coarser_finer_and_cut(plant, forecaster):
