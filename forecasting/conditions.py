@@ -26,6 +26,9 @@ MOST_INPUTS = 12
 """A point is told from so many others at most, those that move with it most."""
 RIDGE = 1e-3
 """Share of the rows that the pull of the weights towards zero counts as."""
+USUAL = 0.9
+"""A point is told from those that were read in at least so large a share of its readings: one that is read once a day
+would leave it without an expectation for the rest of the day."""
 ENOUGH_ROWS = 2_000
 """An asset model with fewer rows uses the fleet's weights."""
 SAMPLE_ROWS = 50_000
@@ -77,7 +80,7 @@ class NormalBehaviour:
 
     def told(self, present: npt.NDArray[np.bool_], group: Ints) -> npt.NDArray[np.bool_]:
         """[N, P] whether a point was read and all that it is told from: an expectation that went on without its load
-        would be off by more than wear is. A point that a model never has weighs nothing there, and is not missed."""
+        would be off by more than wear is. What its assets seldom or never have weighs nothing, and is not missed."""
         points = present.shape[1]
         told = present.copy()
         for number in np.unique(group).tolist():
@@ -113,6 +116,10 @@ def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, g
         rows = np.arange(len(normal)) if number == groups else np.flatnonzero(group == number)
         if number < groups and len(rows) < ENOUGH_ROWS:
             weights[number], scale[number] = weights[groups], scale[groups]
+            own = present[rows]
+            for point in range(points):
+                unusual = ~_usual(own[own[:, point]], inputs[point])
+                weights[number, point, 1:].reshape(-1, TERMS)[unusual] = 0.0
             continue
         rows = thinned(rows)
         for point, found in enumerate(fit_expectations(normal[rows], present[rows], inputs)):
@@ -133,14 +140,26 @@ def fit_expectations(
         if read.sum() < least:
             found.append(None)
             continue
+        usual = _usual(present[read], inputs[point])
         design = [np.ones(int(read.sum()))]
-        design += [terms[term][read, other].astype(np.float64) for other in inputs[point] for term in range(TERMS)]
+        design += [
+            terms[term][read, other].astype(np.float64) for other in inputs[point][usual] for term in range(TERMS)
+        ]
         matrix, target = np.stack(design, axis=1), normal[read, point].astype(np.float64)
         pull = RIDGE * len(target) * np.eye(matrix.shape[1])
         pull[0, 0] = 1e-9
-        weights = np.linalg.solve(matrix.T @ matrix + pull, matrix.T @ target)
-        found.append((weights, max(float(np.std(target - matrix @ weights)), 0.02)))
+        solved = np.linalg.solve(matrix.T @ matrix + pull, matrix.T @ target)
+        weights = np.zeros(1 + inputs.shape[1] * TERMS)
+        weights[0], weights[1:].reshape(-1, TERMS)[usual] = solved[0], solved[1:].reshape(-1, TERMS)
+        found.append((weights, max(float(np.std(target - matrix @ solved)), 0.02)))
     return found
+
+
+def _usual(present: npt.NDArray[np.bool_], others: Ints) -> npt.NDArray[np.bool_]:
+    """[M] which of the others are usually read in these rows [R, P] of a point; all where there are no rows."""
+    if not len(present):
+        return np.ones(len(others), dtype=bool)
+    return np.asarray(present[:, others].mean(axis=0) >= USUAL)
 
 
 def _terms(normal: Floats) -> list[Floats]:

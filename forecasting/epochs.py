@@ -252,23 +252,26 @@ def batches(grid: Grid, size: int, rng: np.random.Generator, eligible: Ints | No
     """One epoch: windows that tile every asset's life from a random start, in random order, as `Resident` names them:
     [B, 2] the row that each ends with, or its asset's last, and the steps that it goes on after that.
 
-    Every step with enough before it is as likely as any other to be at a place of a window. A window that were moved to
+    Every step with enough before it is as likely as any other to be at a place of a window. A window moved to
     end with its asset's last row would show, where records end in failure, the hours before it again and again, at the
-    same hours left and at the same place. eligible: only windows that end with one of these rows, ascending.
+    same hours left and at the same place. eligible: only windows that end with one of these rows, which are the last of
+    their assets, ascending.
     """
     context, least = grid.schema.context, (MIN_PATCHES + 1) * grid.schema.patch
     ends: list[Ints] = []
-    while sum(map(len, ends)) < MIN_STEPS * size:
-        before = sum(map(len, ends))
-        for first, after in zip(grid.offsets[:-1], grid.offsets[1:], strict=True):
+    bounds = np.stack([grid.offsets[:-1], grid.offsets[1:]], axis=1)
+    able = bounds[:, 1] - bounds[:, 0] >= least
+    if eligible is not None:
+        able &= np.isin(bounds[:, 1] - 1, eligible)
+    # A pass may by chance hold no window of a short stretch; where some asset can give one, a later pass will.
+    while able.any() and sum(map(len, ends)) < MIN_STEPS * size:
+        for first, after in bounds[able]:
             tiles = np.arange(first + rng.integers(context), after - 1 + context, context)
             rows = np.minimum(tiles, after - 1)
             chosen = rows - np.maximum(tiles - context, first - 1) >= least
             if eligible is not None:
                 chosen &= np.isin(rows, eligible)
             ends.append(np.stack([rows, tiles - rows], axis=1)[chosen])
-        if sum(map(len, ends)) == before:
-            break
     order = rng.permutation(np.concatenate(ends)) if ends else np.empty((0, 2), np.int64)
     for begin in range(0, len(order), size):
         yield order[begin : begin + size]

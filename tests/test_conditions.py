@@ -71,6 +71,22 @@ def test_without_what_it_is_told_from_a_point_has_no_residual():
     assert (lost[:, 1] == 0.0).all()
 
 
+def test_what_is_seldom_read_or_never_there_leaves_residuals_alone():
+    """A model of few rows, which takes the fleet's weights, lacks a point that the fleet has; another is read by day."""
+    many, few = loaded(6000, 5), loaded(800, 6)
+    values, group = np.concatenate([many, few]), np.repeat([0, 1], [6000, 800])
+    values = np.concatenate([values, values[:, :1] + np.float32(0.1)], axis=1)
+    present = np.ones(values.shape, dtype=bool)
+    present[6000:, 2] = False
+    present[np.arange(6800) % 24 != 0, 3] = False
+    values[~present] = 0.0
+    behaviour = fit_behaviour(values, present, group, 2)
+    told = behaviour.told(present, group)
+    assert told[:, :2].all()
+    assert (told[:, 2] == present[:, 2]).all()
+    assert (behaviour.residuals(values, present, group)[:, 1] != 0.0).mean() > 0.99
+
+
 @pytest.mark.parametrize("points", [1, 2, 40])
 def test_any_number_of_points_serves(points):
     values = np.random.default_rng(0).normal(0, 1, (300, points)).astype(np.float32)

@@ -135,12 +135,22 @@ def test_every_hour_before_the_end_of_a_record_is_learned_from_alike(plant):
             left = last[ends[:, 0]][:, None] - rows
             assert (left[counted] >= 0).all()
             shown += np.bincount(left[counted & (left < 200)], minlength=200)
-            for near, found in enumerate((counted & (left > 100), counted & (left < 24))):
-                places[near] += found.sum(axis=0)
+            for row, found in enumerate((counted & (left > 100), counted & (left < 24))):
+                places[row] += found.sum(axis=0)
     often = shown[1:]  # of the last row nothing is known
     assert often.min() > 0.8 * often.mean() and often.max() < 1.2 * often.mean()
-    near, far = places / places.sum(axis=1, keepdims=True)
+    far, near = places / places.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(near, far, atol=0.03)
+
+
+@pytest.mark.parametrize("hours", [1, 8])
+def test_few_new_hours_of_a_single_asset_fill_every_epoch(plant, hours):
+    grid = grid_of(plant.only(["pump-0"]), schema_of(plant, TINY))
+    eligible = np.arange(len(grid) - hours, len(grid))
+    for number in range(20):
+        ends = np.concatenate(list(batches(grid, 16, np.random.default_rng(number), eligible)))
+        assert len(ends) >= epochs.MIN_STEPS * 16
+        assert np.isin(ends[:, 0], eligible).all()
 
 
 def test_no_window_is_chosen_by_what_followed(plant):
