@@ -72,7 +72,7 @@ def test_without_what_it_is_told_from_a_point_has_no_residual():
 
 
 def test_what_is_seldom_read_or_never_there_leaves_residuals_alone():
-    """A model of few rows, which takes the fleet's weights, lacks a point that the fleet has; another is read by day."""
+    """A model of few rows, which takes the fleet's weights, lacks a point of the fleet's; another is read by day."""
     many, few = loaded(6000, 5), loaded(800, 6)
     values, group = np.concatenate([many, few]), np.repeat([0, 1], [6000, 800])
     values = np.concatenate([values, values[:, :1] + np.float32(0.1)], axis=1)
