@@ -116,7 +116,7 @@ def fit_behaviour(normal: Floats, present: npt.NDArray[np.bool_], group: Ints, g
         rows = np.arange(len(normal)) if number == groups else np.flatnonzero(group == number)
         if number < groups and len(rows) < ENOUGH_ROWS:
             weights[number], scale[number] = weights[groups], scale[groups]
-            own = present[rows]
+            own = present[rows]  # the fleet's weights may heed points that this model lacks
             for point in range(points):
                 unusual = ~_usual(own[own[:, point]], inputs[point])
                 weights[number, point, 1:].reshape(-1, TERMS)[unusual] = 0.0

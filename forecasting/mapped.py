@@ -61,7 +61,7 @@ def _on_disk(grid: Grid, normaliser: Normaliser, folder: Path | None) -> Feature
         folder.mkdir(parents=True, exist_ok=True)
     tables: list[npt.NDArray[np.float32]] = []
     statics = []
-    for first, after in _groups(grid):
+    for first, after in grid.groups(ROWS_AT_ONCE):
         part = features_of(grid.part(first, after), normaliser)
         if not tables:
             widths = [table.shape[1] for table in (part.steps, part.slow, part.summary)]
@@ -79,17 +79,6 @@ def _table(rows: int, columns: int, folder: Path | None) -> npt.NDArray[np.float
         return np.zeros((rows, columns), dtype=np.float32)
     with tempfile.TemporaryFile(dir=folder, prefix="features-") as file:
         return np.memmap(file, np.float32, "w+", shape=(rows, columns))
-
-
-def _groups(grid: Grid) -> list[tuple[int, int]]:
-    """Assets from .. to (exclusive) that are computed together."""
-    groups, first, assets = [], 0, len(grid.assets)
-    for after in range(1, assets + 1):
-        full = grid.offsets[min(after + 1, assets)] - grid.offsets[first] > ROWS_AT_ONCE
-        if full or after == assets:
-            groups.append((first, after))
-            first = after
-    return groups
 
 
 def _bytes(grid: Grid, normaliser: Normaliser) -> int:

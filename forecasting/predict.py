@@ -202,7 +202,7 @@ class TransformerForecaster:
         parts = []
         for number, phase in enumerate(phases):
             whole = grid_of(replace(history, assets=chosen), replace(schema, phase_us=phase))
-            groups = _groups(whole)
+            groups = whole.groups(GROUP_ROWS) or [(0, 0)]
             for group, (first, after) in enumerate(groups):
                 grid = whole.part(first, after)
                 rows = np.flatnonzero(
@@ -302,13 +302,6 @@ class TransformerForecaster:
 def load(folder: Path, *, device: str = "cpu", runtime: Choice = "auto") -> TransformerForecaster:
     """The forecaster of a folder that `forecasting.checkpoint.save` wrote. Raises ModelError when it is damaged."""
     return TransformerForecaster(checkpoint.load(folder), device=device, runtime=runtime)
-
-
-def _groups(grid: Grid) -> list[tuple[int, int]]:
-    """First asset of each group and the one after its last: as many as have `GROUP_ROWS` together, at least one."""
-    group = (grid.offsets[1:] - 1) // GROUP_ROWS
-    firsts = np.flatnonzero(np.diff(group, prepend=-2)).tolist() or [0]
-    return list(zip(firsts, [*firsts[1:], len(grid.assets)], strict=True))
 
 
 def _seen_within(grid: Grid, rows: Ints) -> npt.NDArray[np.bool_]:

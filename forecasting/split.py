@@ -24,6 +24,12 @@ class Split:
     validation: tuple[str, ...]
     held_out: tuple[str, ...]
 
+    def judging(self, names: Sequence[str]) -> list[str]:
+        """Those of these assets that can judge: held out, or, where none of them was, never seen; none where all were
+        trained on or validated by."""
+        kept = [name for name in names if name in self.held_out]
+        return kept or [name for name in names if name not in self.train and name not in self.validation]
+
 
 def split_assets(history: History, hold_out: float, validation: float, seed: int) -> Split:
     """Deal the assets into parts, alike in asset model and in having failed.

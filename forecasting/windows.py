@@ -178,6 +178,16 @@ class Grid:
         """[N] whether anything was read in the step."""
         return np.asarray(~np.isnan(self.values).all(axis=1))
 
+    def groups(self, most: int) -> list[tuple[int, int]]:
+        """Assets from .. to (exclusive) that have up to `most` rows together, at least one asset each."""
+        groups, first, assets = [], 0, len(self.assets)
+        for after in range(1, assets + 1):
+            full = self.offsets[min(after + 1, assets)] - self.offsets[first] > most
+            if full or after == assets:
+                groups.append((first, after))
+                first = after
+        return groups
+
     def part(self, first: int, after: int) -> Grid:
         """The grid of the assets `first` to `after` (exclusive) alone, as far as there are so many."""
         after = min(after, len(self.assets))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forecasting.predict import ForecastTable, TransformerForecaster
+    from forecasting.split import Split
 
 FORECASTER: Final = "transformer"
 REPLICATES: Final = 200
@@ -70,7 +71,7 @@ def evaluate(
     Raises ModelError for assets that the recording does not hold.
     """
     history, artefact = recording.history, forecaster.artefact
-    judged = _judged(history, assets, artefact.split.held_out, {*artefact.split.train, *artefact.split.validation})
+    judged = _judged(history, assets, artefact.split)
     say = progress or (lambda what, share: None)
     table = forecaster.forecast_grid(
         history, judged, every, start=start, progress=lambda share: say("forecasting", share)
@@ -142,19 +143,16 @@ def evaluate(
     }
 
 
-def _judged(history: History, assets: Sequence[str] | None, held_out: Sequence[str], known: set[str]) -> list[str]:
-    there = {asset.name for asset in history.assets}
+def _judged(history: History, assets: Sequence[str] | None, split: Split) -> list[str]:
+    there = [asset.name for asset in history.assets]
     if assets is not None:
-        missing = sorted(set(assets) - there)
+        missing = sorted(set(assets) - set(there))
         if missing:
             raise ModelError(f"asset {missing[0]!r} is not in the recording; name assets of its assets.csv")
         return list(assets)
-    kept = [name for name in held_out if name in there]
-    if kept:
-        return kept
-    unseen = [asset.name for asset in history.assets if asset.name not in known]
-    if unseen:
-        return unseen
+    judging = split.judging(there)
+    if judging:
+        return judging
     raise ModelError(
         "the model learned from every asset of this recording, so that none can judge it; name assets with --assets, "
         "or train with train.hold_out above 0"

@@ -26,14 +26,12 @@ def _chosen_assets(recording: Recording, forecaster: TransformerForecaster, whic
     a list."""
     names = [asset.name for asset in recording.history.assets]
     split = forecaster.artefact.split
-    seen = {*split.train, *split.validation}
     if which == "all":
         return names
     if which == "held-out":
-        held_out = [name for name in names if name in set(split.held_out)]
-        return held_out or [name for name in names if name not in seen] or names
+        return split.judging(names) or names
     if which == "trained":
-        return [name for name in names if name in seen]
+        return [name for name in names if name in {*split.train, *split.validation}]
     wanted = [part.strip() for part in which.split(",") if part.strip()]
     unknown = sorted(set(wanted) - set(names))
     if unknown or not wanted:
