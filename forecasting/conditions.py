@@ -81,15 +81,21 @@ class NormalBehaviour:
     def told(self, present: npt.NDArray[np.bool_], group: Ints) -> npt.NDArray[np.bool_]:
         """[N, P] whether a point was read and all that it is told from: an expectation that went on without its load
         would be off by more than wear is. What its assets seldom or never have weighs nothing, and is not missed."""
-        points = present.shape[1]
-        told = present.copy()
+        told, needs = present.copy(), self.needs
         for number in np.unique(group).tolist():
-            heeded = self.weights[number, :, 1:].reshape(points, -1, TERMS).any(axis=2)
-            needs = np.zeros((points, points), dtype=np.float32)
-            np.put_along_axis(needs, self.inputs, heeded.astype(np.float32), axis=1)
             alike = group == number
-            told[alike] &= ((~present[alike]).astype(np.float32) @ needs.T) == 0.0
+            told[alike] &= ((~present[alike]).astype(np.float32) @ needs[number].T) == 0.0
         return told
+
+    @property
+    def needs(self) -> Floats:
+        """[G + 1, P, P] 1 where a group's expectation of a point (row) heeds another (column), else 0."""
+        groups, points = self.scale.shape
+        heeded = np.asarray(self.weights[:, :, 1:].reshape(groups, points, -1, TERMS).any(axis=3))
+        needs = np.zeros((groups, points, points), dtype=np.float32)
+        for group, inputs in zip(needs, heeded, strict=True):
+            np.put_along_axis(group, self.inputs, inputs.astype(np.float32), axis=1)
+        return needs
 
     def _residuals(self, normal: Floats, weights: Floats, scale: Floats) -> Floats:
         """[n, P] of rows of one group, all points at a time. weights: [P, 1 + M * TERMS]; scale: [P]."""

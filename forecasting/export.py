@@ -119,6 +119,7 @@ def blank_windows(schema: FeatureSchema, normaliser: Normaliser, count: int = 2)
         offsets=np.arange(0, rows + 1, schema.context, dtype=np.int64),
         first_step=np.zeros(count, np.int64),
         values=np.full((rows, len(schema.points)), np.nan, np.float32),
+        hung=np.zeros(rows, dtype=bool),
         visible=tuple((none, none) for _ in schema.event_channels),
         failures=(none, none, none),
         end_us=np.zeros(count, np.int64),

@@ -21,6 +21,8 @@ from forecasting.recency import (
     EventClock,
     coarse_table,
     count_table,
+    gap_table,
+    gaps,
     plan_table,
     recency_table,
     steps_in,
@@ -107,13 +109,17 @@ class Features:
     """[N, 3P + E] values of the points, what they read beyond their expectation given the others, their presence, and
     how many errors of each code the step brought."""
     slow: Floats
-    """[N, L] in [0, 1]: time since and counts of every event channel."""
+    """[N, L] in [0, 1]: time since and counts of every event channel, time since the last reading of gappy points."""
     static: Floats
     """[A, S] asset model and static columns."""
     observed: npt.NDArray[np.bool_]
     """[N] whether anything was read in the step."""
     summary: Floats
     """[R, M] what each point's life so far looks like, and the asset's age, at the rows of `summarised`."""
+    group: Ints
+    """[A] place of each asset's expectations in `needs`."""
+    needs: Floats
+    """[G, P, P] `NormalBehaviour.needs`: which points go unexpected where another is lost."""
     summarised: Ints | None = None
     """[R] rows that have a summary; None for all of them."""
 
@@ -138,8 +144,15 @@ def layout_of(schema: FeatureSchema) -> Layout:
 def columns_of(schema: FeatureSchema) -> tuple[Columns, ...]:
     """Every input by its own name: points, event codes, static columns. Together they cover every column."""
     points, errors, layout = len(schema.points), len(schema.error_codes), layout_of(schema)
+    gap = gap_columns(schema)
     found = [
-        Columns(point, steps=(i, points + i, 2 * points + i), summary=layout.of_point(i))
+        Columns(
+            point,
+            steps=(i, points + i, 2 * points + i),
+            slow=(gap[i],) if i in gap else (),
+            slow_absent=(1.0,) if i in gap else (),
+            summary=layout.of_point(i),
+        )
         for i, point in enumerate(schema.points)
     ]
     found += [
@@ -253,7 +266,18 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
             else:
                 slow[:, first] = recency[since]
                 slow[:, first + 1 : first + width] = plan_table(schema)[since]
-    return Features(steps, slow, _static(grid, normaliser), grid.observed, summary, summarised)
+    for point, column in gap_columns(schema).items():
+        slow[:, column] = gap_table()[gaps(present[:, point], grid.offsets)]
+    return Features(
+        steps,
+        slow,
+        _static(grid, normaliser),
+        grid.observed,
+        summary,
+        normaliser.group_of(grid),
+        normaliser.behaviour.needs,
+        summarised,
+    )
 
 
 def _summary(grid: Grid, normaliser: Normaliser, normal: Floats, present: npt.NDArray[np.bool_], rows: Ints) -> Floats:
@@ -305,6 +329,15 @@ def standardised(grid: Grid, normaliser: Normaliser, rows: Ints) -> tuple[Floats
 
 def slow_width(schema: FeatureSchema) -> int:
     """Columns of `Features.slow`."""
+    return _event_width(schema) + len(schema.gappy)
+
+
+def gap_columns(schema: FeatureSchema) -> dict[int, int]:
+    """By place of each gappy point among the points, the column of `Features.slow` that tells its time unread."""
+    return {schema.points.index(name): _event_width(schema) + place for place, name in enumerate(schema.gappy)}
+
+
+def _event_width(schema: FeatureSchema) -> int:
     errors = len(schema.error_codes)
     others = len(schema.event_channels) - errors
     return 3 * errors + others * _since_width(schema)

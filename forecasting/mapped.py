@@ -71,7 +71,8 @@ def _on_disk(grid: Grid, normaliser: Normaliser, folder: Path | None) -> Feature
             table[place] = rows
         statics.append(part.static)
     steps, slow, summary = tables
-    return Features(steps, slow, np.concatenate(statics), grid.observed, summary)
+    group, needs = normaliser.group_of(grid), normaliser.behaviour.needs
+    return Features(steps, slow, np.concatenate(statics), grid.observed, summary, group, needs)
 
 
 def _table(rows: int, columns: int, folder: Path | None) -> npt.NDArray[np.float32]:

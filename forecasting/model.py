@@ -291,7 +291,9 @@ def drift(steps: Tensor, points: int) -> Tensor:
     what tells of wear is the move. Zero where there is nothing to compare.
     """
     total = steps[..., : 2 * points].sum(dim=2)
-    count = steps[..., 2 * points : 3 * points].sum(dim=2).repeat(1, 1, 2)
+    # A residual is told less often than its point is read, and stands at zero where it is not.
+    told = (steps[..., points : 2 * points] != 0).to(steps.dtype)
+    count = torch.cat([steps[..., 2 * points : 3 * points], told], dim=-1).sum(dim=2)
     totals, counts = total.cumsum(dim=1), count.cumsum(dim=1)
     level = totals / counts.clamp_min(1.0)
     recent = functional.pad(totals, (0, 0, RECENT, 0)), functional.pad(counts, (0, 0, RECENT, 0))

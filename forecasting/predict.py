@@ -30,6 +30,7 @@ ASSETS = 512
 """Assets whose features are held at a time."""
 GROUP_ROWS = 1_000_000
 """Rows of a record's grid, in whole assets, whose features are held at a time."""
+ALL_STUCK = "every point that is read repeats one value: its sensors or its gateway hang"
 SAMPLES = 32
 """Windows kept with a model."""
 
@@ -120,17 +121,26 @@ class TransformerForecaster:
         schema = self.artefact.schema
         ends = grid.offsets[1:] - 1
         window = grid.observed.reshape(-1, schema.lookback_steps)[:, -schema.context :]
-        seen = np.asarray(window.any(axis=1))
+        seen = np.asarray(window.any(axis=1)) & ~grid.hung[ends]
         rows = iter(range(len(ends)))
         resident = self._resident(grid, ends)
         hazard, by_mode, rul, strange = self._numbers(grid, ends[seen], resident)
         because = self._why_strange(grid, ends[seen], resident, np.flatnonzero(strange))
         modes = schema.failure_modes
         forecasts = []
-        for asset, known in zip(grid.assets, seen, strict=True):
+        for asset, known, hung in zip(grid.assets, seen, grid.hung[ends], strict=True):
             if not known:
-                why = _why_unseen(history, asset.name, at)
-                forecasts.append(Forecast(asset.name, at, self._version, abstained=why, step_hours=schema.step_hours))
+                why = Abstention.STALE if hung else _why_unseen(history, asset.name, at)
+                forecasts.append(
+                    Forecast(
+                        asset.name,
+                        at,
+                        self._version,
+                        abstained=why,
+                        because=ALL_STUCK if hung else "",
+                        step_hours=schema.step_hours,
+                    )
+                )
                 continue
             row = next(rows)
             if strange[row]:
@@ -212,7 +222,7 @@ class TransformerForecaster:
                 if progress is not None:
                     report = _share_of(_share_of(progress, number, len(phases)), group, len(groups))
                 *numbers, strange = self._numbers(grid, rows, self._resident(grid, rows), report)
-                unseen = ~_seen_within(grid, rows) | strange
+                unseen = ~_seen_within(grid, rows) | grid.hung[rows] | strange
                 for values in numbers:
                     values[unseen] = np.nan
                 parts.append((first + grid.asset_of[rows], grid.times_us[rows], *numbers))

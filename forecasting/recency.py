@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from forecasting.windows import FeatureSchema, Grid
+from forecasting.windows import GAP_STEPS, FeatureSchema, Grid
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -85,6 +85,23 @@ def coarse_table(schema: FeatureSchema) -> Floats:
     days = np.arange(_recency_cap(schema) + 1) * schema.step_hours / 24
     level = np.searchsorted(2.0 ** np.arange(8), days, side="right")
     return _lasting(level / 8)
+
+
+def gaps(present: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
+    """[N] steps since one point was last read, at most `GAP_STEPS`, which also stands for never.
+
+    present: [N] whether it was read; offsets: [A + 1] first row of each asset.
+    """
+    rows = np.arange(len(present))
+    latest = np.maximum.accumulate(np.where(present, rows, -GAP_STEPS)) if len(rows) else rows
+    begin = np.repeat(offsets[:-1], np.diff(offsets))
+    return np.where(latest >= begin, np.minimum(rows - latest, GAP_STEPS), GAP_STEPS)
+
+
+@functools.cache
+def gap_table() -> Floats:
+    """Log time since a reading by whole steps, 0 for now and 1 for `GAP_STEPS` or more."""
+    return _lasting(np.log1p(np.arange(GAP_STEPS + 1)) / np.log1p(GAP_STEPS))
 
 
 @functools.cache

@@ -112,27 +112,26 @@ def fit_reference(
 
 
 def _embeddings(network: Network, part: Slice, *, hiding: bool = True) -> npt.NDArray[np.float64]:
-    points = len(part.grid.schema.points) if hiding else 0
+    points = len(part.grid.schema.points)
 
     def windows(chosen: Ints) -> Windows:
-        return _hiding(part.resident.windows(part.rows[chosen], last=True), chosen, points)
+        ends = part.rows[chosen]
+        whole = part.resident.windows(ends, last=True)
+        if not hiding:
+            return whole
+        kept = torch.from_numpy(_kept(chosen, points)).to(whole.steps.device)
+        return part.resident.without(whole, ends, kept)
 
     return outlooks(network, windows, len(part.rows))[2]
 
 
-def _hiding(windows: Windows, numbers: Ints, points: int) -> Windows:
-    """The windows with one point made missing in every `HIDING`th, each point in its turn."""
-    if not points:
-        return windows
-    kept = np.ones((len(numbers), points), dtype=np.float32)
+def _kept(numbers: Ints, points: int) -> npt.NDArray[np.bool_]:
+    """[n, P] false for one point in every `HIDING`th of these windows, each point in its turn."""
+    kept = np.ones((len(numbers), points), dtype=bool)
     hidden = np.flatnonzero(numbers % HIDING == 0)
-    kept[hidden, numbers[hidden] // HIDING % points] = 0.0
-    mask = torch.from_numpy(kept).to(windows.steps.device)[:, None]
-    steps, summary = windows.steps.clone(), windows.summary.clone()
-    steps[..., : 3 * points] *= mask.repeat(1, 1, 3)
-    blocks = summary.shape[-1] // points
-    summary[..., : blocks * points] *= mask.repeat(1, 1, blocks)
-    return replace(windows, steps=steps, summary=summary)
+    if points:
+        kept[hidden, numbers[hidden] // HIDING % points] = False
+    return kept
 
 
 def _thinned(rows: Ints, count: int) -> Ints:

@@ -92,8 +92,10 @@ class ServedMember(nn.Module):
 
     def _drift(self, tokens: Tensor) -> Tensor:
         """`forecasting.model.drift`, all spans in one product."""
-        total = self.spans @ tokens[..., : 3 * self.points].sum(dim=2)
-        total = total.reshape(-1, self.tokens, 3, 3, self.points)
+        points = self.points
+        told = (tokens[..., points : 2 * points] != 0).float()
+        total = self.spans @ torch.cat([tokens[..., : 3 * points], told], dim=-1).sum(dim=2)
+        total = total.reshape(-1, self.tokens, 3, 4, points)
         values, count = total[..., :2, :], total[..., 2:, :]
         level = values / count.clamp_min(1.0)
         moved = (level[:, :, :2] - level[:, :, 2:]) * count[:, :, :2].clamp_max(1.0)

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -136,7 +135,7 @@ class Trainer:
         self.network.train()
         for number, (part, target, mask) in enumerate(zip(parts, targets, masks, strict=True), start=1):
             with record_function("gather"):
-                windows = hide_points(resident.windows(part), self._points, self._settings.point_dropout)
+                windows = self._hiding(resident, part)
             with self._joining(number == len(parts)):
                 with (
                     record_function("forward"),
@@ -150,6 +149,14 @@ class Trainer:
                     torch.autograd.backward(self._scaler.scale(loss * self._workers.size / max(positions, 1)))
             total += float(loss.detach())
         return self._workers.total([total])[0], positions
+
+    def _hiding(self, resident: Resident, ends: Ints) -> Windows:
+        """The windows with points made missing at random, each for a whole window, so that none is relied on alone."""
+        windows = resident.windows(ends)
+        if not self._settings.point_dropout or not self._points:
+            return windows
+        kept = torch.rand(len(windows), 1, self._points, device=windows.steps.device) >= self._settings.point_dropout
+        return resident.without(windows, ends, kept[:, 0])
 
     def _joining(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged with the other processes in the last part's backward pass alone."""
@@ -199,22 +206,6 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _step_seed(seed: int, rank: int, step: int) -> int:
     """Seeds far apart for neighbouring steps and processes."""
     return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def hide_points(windows: Windows, points: int, share: float) -> Windows:
-    """The windows with points made missing at random, each for a whole window, so that none is relied on alone."""
-    if share == 0.0 or points == 0:
-        return windows
-    kept = torch.rand(len(windows), 1, points, device=windows.steps.device) >= share
-    others = windows.steps.shape[-1] - 3 * points
-    mask = torch.cat([kept, kept, kept, torch.ones_like(kept[..., :1]).expand(-1, -1, others)], dim=-1)
-    blocks = windows.summary.shape[-1] // points
-    spared = torch.ones_like(kept[..., :1]).expand(-1, -1, windows.summary.shape[-1] - blocks * points)
-    return replace(
-        windows,
-        steps=windows.steps * mask,
-        summary=windows.summary * torch.cat([kept.repeat(1, 1, blocks), spared], dim=-1),
-    )
 
 
 def rate_at(share: float) -> float:

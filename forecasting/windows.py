@@ -11,7 +11,7 @@ dated strictly before *t* (a maintenance record dated as a failure is that failu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from forecasting.stuck import NEVER, Stuck, fit_stuck
 from pm.domain import HORIZON_HOURS, Asset, EventKind, History, to_us
 from pm.errors import ModelError
 
@@ -32,6 +33,10 @@ HOUR_US = 3_600_000_000
 STEPS = (1, 2, 3, 4, 6, 8, 12, 24)
 """Hours of a model's step: whole parts of a day, so that 24, 48 and 72 h are whole numbers of steps. It is the first
 that is not shorter than the interval; readings further apart than a day leave steps empty."""
+GAP_STEPS = 48
+"""Time since a point's last reading is told up to so many steps."""
+GAPPY = 0.001
+"""It is told of points that were missing in so large a share of the steps of training that others were read in."""
 MAX_LEVELS = 32
 """A text column with more levels than this names assets rather than kinds of assets, and is left out."""
 
@@ -61,11 +66,15 @@ class FeatureSchema:
     """Steps that the summaries of an asset's life reach back."""
     condition_points: tuple[str, ...]
     """Points that are said to tell of the operating condition; none: they are found."""
+    stuck: Stuck = NEVER
+    """When each point is taken as missing since its sensor hangs; nothing in models from before."""
+    gappy: tuple[str, ...] = ()
+    """Points that training saw missing: of them the time since the last reading is told."""
 
     @property
     def lookback_steps(self) -> int:
         """Steps of readings that a forecast looks at."""
-        return max(self.context, self.life)
+        return max(self.context + (GAP_STEPS if self.gappy else 0), self.life) + self.stuck.lookback
 
     @property
     def step_us(self) -> int:
@@ -95,6 +104,8 @@ class FeatureSchema:
         }
         try:
             read["static_levels"] = tuple((name, tuple(levels)) for name, levels in read["static_levels"])
+            if "stuck" in read:
+                read["stuck"] = Stuck(*(tuple(read["stuck"][field]) for field in ("after", "rest")))
             return cls(**read)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the model's schema is not of this version of pm ({error}); train it anew") from None
@@ -114,7 +125,7 @@ def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
         raise ModelError(
             f"train.condition_points names {', '.join(unknown)}, which nothing reads; name points of the feed, or none"
         )
-    return FeatureSchema(
+    schema = FeatureSchema(
         step_seconds=seconds,
         horizon_steps=HORIZON_HOURS * 3600 // seconds,
         phase_us=int(phases[0]) if len(phases) == 1 else 0,
@@ -132,6 +143,17 @@ def schema_of(history: History, settings: TrainSection) -> FeatureSchema:
         life=settings.life,
         condition_points=tuple(settings.condition_points),
     )
+    return _with_usual_gaps(schema, grid_of(history, schema))
+
+
+def _with_usual_gaps(schema: FeatureSchema, grid: Grid) -> FeatureSchema:
+    """The schema, knowing when a point's sensor hangs and which points are missing at times."""
+    stuck = fit_stuck(grid.values, grid.offsets)
+    missing = np.isnan(grid.values) | stuck.rows(grid.values, grid.offsets)
+    missing = missing[~missing.all(axis=1)]
+    share = missing.sum(axis=0) / max(len(missing), 1)
+    gappy = tuple(name for name, often in zip(schema.points, share >= GAPPY, strict=True) if often)
+    return replace(schema, stuck=stuck, gappy=gappy)
 
 
 @dataclass(frozen=True)
@@ -146,7 +168,9 @@ class Grid:
     first_step: Ints
     """[A] step number of each asset's first row."""
     values: Floats
-    """[N, P] mean of the step's readings by point; NaN where nothing was read."""
+    """[N, P] mean of the step's readings by point; NaN where nothing was read, or the point is stuck."""
+    hung: npt.NDArray[np.bool_]
+    """[N] whether there were readings in the step, all of them of points that are stuck."""
     visible: tuple[tuple[Ints, Ints], ...]
     """For every event channel: asset index and the first step number at which the event is visible, sorted by both."""
     failures: tuple[Ints, Ints, Ints]
@@ -204,6 +228,7 @@ class Grid:
             self.offsets[first : after + 1] - self.offsets[first],
             self.first_step[first:after],
             self.values[rows],
+            self.hung[rows],
             cast(tuple[tuple[Ints, Ints], ...], tuple(own(*channel) for channel in self.visible)),
             cast(tuple[Ints, Ints, Ints], own(*self.failures)),
             self.end_us[first:after],
@@ -254,9 +279,15 @@ def _grid(history: History, schema: FeatureSchema, phase_us: int, until_us: int,
     rows = offsets[asset] + step - first[asset]
     _average_into(values, rows, _columns(history.readings, schema.points, kept))
 
+    hung = np.zeros(len(values), dtype=bool)
+    if any(schema.stuck.after):
+        stuck, read = schema.stuck.rows(values, offsets), ~np.isnan(values)
+        hung = np.asarray(read.any(axis=1) & ~(read & ~stuck).any(axis=1))
+        values[stuck] = np.nan
+
     visible, failures = _place_events(history, schema, names, phase_us, until_us)
     np.maximum.at(end_us, failures[0], failures[1])
-    return Grid(schema, history.assets, phase_us, offsets, first, values, visible, failures, end_us)
+    return Grid(schema, history.assets, phase_us, offsets, first, values, hung, visible, failures, end_us)
 
 
 def _columns(readings: pd.DataFrame, points: tuple[str, ...], kept: Ints) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -95,6 +96,16 @@ def worn_plant(assets: int = 6, days: int = 40, seed: int = 0) -> History:
         times = [START + HOUR * int(hour) for hour in kept]
         parts.append((name, times, {"heat": heat[kept], "noise": noise[kept]}))
     return history_of(reading_frame(parts), events, tuple(fleet))
+
+
+def hanging(history: History, asset: str, points: Sequence[str], first: int, hours: int) -> History:
+    """The history with these points of an asset reading for so many readings what the one with this number read."""
+    readings = history.readings.copy()
+    rows = np.flatnonzero((readings["asset"] == asset).to_numpy())[first : first + hours]
+    for point in points:
+        known = readings[point].iloc[rows].dropna()
+        readings.loc[readings.index[rows], point] = float(known.iloc[0])
+    return replace(history, readings=readings)
 
 
 def tiny_forecaster(

@@ -18,6 +18,7 @@ from forecasting.model import (
     Life,
     Outlook,
     attention_mask,
+    drift,
     horizon_basis,
     pieces,
     quantile_edges,
@@ -143,6 +144,16 @@ def test_the_odds_of_one_bin_alone_can_be_raised_where_bins_have_their_own(own_o
     assert network.hazard.weight[:smooth].any()
     assert len(network.hazard.weight[smooth:]) == reached * 72 * SIZES.modes
     assert not network.hazard.weight[smooth:].any(), "the spikes are learned, the curve is there from the start"
+
+
+def test_a_residual_that_is_not_told_has_no_part_in_how_it_moved():
+    steps = torch.zeros(1, 3, 4, 3)
+    steps[..., 0], steps[..., 2] = 2.0, 1.0
+    steps[0, :, :, 1] = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4, [0.0, 3.0, 0.0, 3.0]])
+    moved = drift(steps, 1)[0]
+    # Of the patch: values, residuals; of the last patches together: the same.
+    torch.testing.assert_close(moved[:, 0], torch.zeros(3))
+    torch.testing.assert_close(moved[:, 1], torch.tensor([0.0, 0.0, 1.0]))
 
 
 def test_pieces_are_a_thermometer():

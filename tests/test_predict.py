@@ -18,7 +18,7 @@ from forecasting.model import Architecture, HazardTransformer
 from forecasting.predict import TransformerForecaster, load
 from pm.domain import HORIZON_HOURS, Abstention, Asset, Event, EventKind, Explanation, Forecast, History, to_us
 from pm.errors import ModelError
-from tests.forecasting_cases import HOUR, START, TINY, event_frame, tiny_forecaster, worn_plant
+from tests.forecasting_cases import HOUR, START, TINY, event_frame, hanging, tiny_forecaster, worn_plant
 
 NAMES = tuple(f"pump-{n}" for n in range(6))
 SCHEDULE = TINY.model_copy(update={"schedule_features": "exact", "epochs": 16, "learning_rate": 3e-3})
@@ -307,6 +307,34 @@ def test_silence_makes_a_forecast_abstain(plant, forecaster):
     assert [f.abstained for f in forecasts] == [Abstention.STALE] * 6 + [Abstention.TOO_LITTLE_HISTORY]
     assert all(f.probability() is None and f.hazard == () and f.rul_hours is None for f in forecasts)
     assert forecaster.explain(extra, at, "new") == Explanation()
+
+
+def test_a_point_that_hangs_is_one_that_is_missing(plant, forecaster):
+    """From its so-manieth reading of one value on; the first few were taken for what they were."""
+    hangs = hanging(plant, "pump-0", ["noise"], 300, 80)
+    gone = hangs.readings.copy()
+    after = forecaster.artefact.schema.stuck.after[1]
+    rows = np.flatnonzero((gone["asset"] == "pump-0").to_numpy())[300 + after - 1 : 380]
+    gone.loc[gone.index[rows], "noise"] = np.nan
+    lost = replace(hangs, readings=gone)
+    at = hangs.readings["time"].iloc[rows[40]].to_pydatetime()
+    (one,), (other,) = (forecaster.forecast(h.only(["pump-0"]), at) for h in (hangs, lost))
+    assert one.abstained is None
+    assert one == other
+
+
+def test_an_asset_whose_points_all_hang_abstains_until_one_moves(plant, forecaster):
+    hangs = hanging(plant, "pump-0", ["heat", "noise"], 300, 30)
+    rows = np.flatnonzero((hangs.readings["asset"] == "pump-0").to_numpy())
+    times = hangs.readings["time"]
+    before, during, after = (times.iloc[rows[place]].to_pydatetime() for place in (300, 320, 332))
+    (hung,) = forecaster.forecast(hangs.only(["pump-0"]), during)
+    assert hung.abstained is Abstention.STALE
+    assert "repeats one value" in hung.because
+    table = forecaster.forecast_grid(hangs, ["pump-0"])
+    for at, known in ((before, True), (during, False), (after, True)):
+        assert (forecaster.forecast(hangs.only(["pump-0"]), at)[0].abstained is None) is known
+        assert bool(~np.isnan(table.hazard[table.time_us == to_us(at)]).any()) is known
 
 
 def test_a_table_leaves_silent_stretches_empty(plant, forecaster):

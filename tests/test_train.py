@@ -18,7 +18,7 @@ from forecasting.losses import counts
 from forecasting.model import Architecture, HazardTransformer
 from forecasting.precision import Precision, choose_device
 from forecasting.train import Execution, base_hazard, failures_in, fit
-from forecasting.trainer import MIN_PATCHES, Trainer, hide_points, rate_at
+from forecasting.trainer import MIN_PATCHES, Trainer, rate_at
 from forecasting.windows import grid_of, schema_of
 from pm.errors import TrainingError
 from tests.forecasting_cases import START, TINY, event_frame, worn_plant
@@ -163,18 +163,27 @@ def test_no_window_is_chosen_by_what_followed(plant):
         assert np.array_equal(ends, without)
 
 
-def test_hidden_points_lose_value_and_presence_together(plant):
-    grid = grid_of(plant, schema_of(plant, TINY))
-    windows = Resident(grid, features_of(grid, fit_normaliser(grid))).windows(np.arange(100, 164))
-    torch.manual_seed(0)
-    hidden = hide_points(windows, 2, 0.5).steps
-    for point in (0, 1):
-        gone = (hidden[..., 4 + point] == 0).all(dim=1)
-        assert 15 < gone.sum() < 50
-        for column in (point, 2 + point):
-            assert (hidden[gone][..., column] == 0).all()
-            torch.testing.assert_close(hidden[~gone][..., column], windows.steps[~gone][..., column])
-    torch.testing.assert_close(hidden[..., 6:], windows.steps[..., 6:])
+def test_windows_without_a_point_are_those_of_a_lost_sensor(plant):
+    """Its values, presence and time since a reading, its summaries, and what the other reads beyond it."""
+    schema = schema_of(plant, TINY)
+    grid = grid_of(plant, schema)
+    normaliser = fit_normaliser(grid)
+    ends = np.arange(100, 164)
+    whole = Resident(grid, features_of(grid, normaliser))
+    windows, kept = whole.windows(ends), torch.tensor([False, True]).repeat(64, 1)
+    values = grid.values.copy()
+    values[:, 0] = np.nan
+    lost = Resident(grid, features_of(replace(grid, values=values), normaliser)).windows(ends)
+    hidden = whole.without(windows, ends, kept)
+    assert (windows.steps[..., 3] != 0).any()
+    assert (hidden.steps[..., 3] == 0).all()
+    torch.testing.assert_close(hidden.steps, lost.steps, rtol=0, atol=0)
+    torch.testing.assert_close(torch.where(hidden.alive[..., None], hidden.slow, 0.0), lost.slow, rtol=0, atol=0)
+    torch.testing.assert_close(hidden.summary[..., 1::2], windows.summary[..., 1::2], rtol=0, atol=0)
+    assert (hidden.summary[..., :-1:2] == 0).all()
+    untouched = whole.without(windows, ends, torch.ones_like(kept))
+    torch.testing.assert_close(untouched.steps, windows.steps, rtol=0, atol=0)
+    torch.testing.assert_close(untouched.slow, windows.slow, rtol=0, atol=0)
 
 
 def test_progress_is_told(plant):

@@ -13,7 +13,7 @@ from forecasting.labels import labels_of
 from forecasting.windows import FeatureSchema, grid_before, grid_of, schema_of
 from pm.domain import Asset, Event, EventKind, to_us
 from pm.errors import ModelError
-from tests.forecasting_cases import HOUR, START, TINY, history_of, reading_frame, worn_plant
+from tests.forecasting_cases import HOUR, START, TINY, hanging, history_of, reading_frame, worn_plant
 
 PUMP = (Asset("pump", "small"),)
 
@@ -138,23 +138,48 @@ def test_points_are_normalised_by_asset_model_and_a_lost_one_reads_as_missing():
 
 def test_features_have_the_same_bits_in_a_whole_life_and_in_a_window():
     history = worn_plant()
+    for number in range(6):
+        history = hanging(history, f"pump-{number}", ["heat", "noise"][: 1 + number % 2], 100 * number + 50, 80)
     schema = schema_of(history, TINY)
+    assert schema.gappy == ("heat", "noise")
+    assert 6 <= min(schema.stuck.after) <= max(schema.stuck.after) <= 8
     whole = grid_of(history, schema)
+    assert whole.hung.sum() > 100
     normaliser = fit_normaliser(whole)
     life = features_of(whole, normaliser)
     rng = np.random.default_rng(1)
-    for hour in rng.integers(30, 940, 12):
+    steps, context = schema.lookback_steps, schema.context
+    for hour in [*rng.integers(80, 940, 12), *range(140, 200, 7)]:
         at = START + HOUR * int(hour)
-        part = grid_before(history, schema, at, schema.context)
+        part = grid_before(history, schema, at, steps)
         window = features_of(part, normaliser)
         for a in range(len(history.assets)):
             end = int(whole.offsets[a] + to_us(at) // schema.step_us - whole.first_step[a])
-            if not whole.offsets[a] + schema.context <= end < whole.offsets[a + 1]:
+            if not whole.offsets[a] + steps <= end < whole.offsets[a + 1]:
                 continue
-            mine, theirs = slice(end - schema.context + 1, end + 1), slice(a * schema.context, (a + 1) * schema.context)
+            mine, theirs = slice(end - context + 1, end + 1), slice((a + 1) * steps - context, (a + 1) * steps)
+            np.testing.assert_array_equal(whole.hung[mine], part.hung[theirs])
+            np.testing.assert_array_equal(life.summary[end], window.summary[(a + 1) * steps - 1])
             np.testing.assert_array_equal(life.steps[mine], window.steps[theirs])
             np.testing.assert_array_equal(life.slow[mine], window.slow[theirs])
         np.testing.assert_array_equal(life.static, window.static)
+
+
+def test_the_time_since_a_reading_is_told_of_points_that_are_missing_at_times():
+    heat, noise = np.arange(300.0), np.arange(300.0)
+    heat[[10, 11, 12]] = np.nan
+    heat[200:260] = np.nan
+    frame = reading_frame([("pump", hours(*range(300)), {"heat": heat, "noise": noise})])
+    history = history_of(frame, [], PUMP)
+    schema = schema_of(history, TINY)
+    assert schema.gappy == ("heat",)
+    grid = grid_of(history, schema)
+    slow = features_of(grid, fit_normaliser(grid)).slow[:, -1]
+    since = np.expm1(slow.astype(float) * np.log1p(48)).round(3)
+    assert since[8:15].tolist() == [0, 0, 1, 2, 3, 0, 0]
+    assert since[199:260].tolist() == [*range(49), *[48] * 12]
+    whole = history_of(frame[["time", "asset", "noise"]], [], PUMP)
+    assert schema_of(whole, TINY).gappy == ()
 
 
 def test_every_column_belongs_to_one_input():
@@ -201,6 +226,7 @@ def test_a_failure_after_the_last_reading_is_known():
 
 def test_a_schema_survives_json_and_a_foreign_one_is_refused():
     schema = schema_of(worn_plant(), TINY)
+    assert schema.stuck.after
     values = json.loads(json.dumps(schema.as_json()))
     assert FeatureSchema.from_json(values) == schema
     with pytest.raises(ModelError, match="schema"):
