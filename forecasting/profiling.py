@@ -28,7 +28,7 @@ class Profile:
         self.folder = folder
         self._cuda = device.type == "cuda"
         self._device = device
-        self._memory: list[tuple[int, int, int]] = []
+        self._memory: list[tuple[int, int, int, int]] = []
         self._count = 0
         self._traced = 0
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -46,7 +46,7 @@ class Profile:
         self._count += 1
         allocated = torch.cuda.memory_allocated(self._device) if self._cuda else 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._memory.append((self._count, allocated, peak))
+        self._memory.append((self._count, allocated, _resident_bytes() or peak, peak))
         self._profiler.step()
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class Profile:
         self._profiler.stop()
         with (self.folder / MEMORY).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("step", "device_bytes", "process_peak_bytes"))
+            writer.writerow(("step", "device_bytes", "process_bytes", "process_peak_bytes"))
             writer.writerows(self._memory)
         if not self._traced:
             raise TrainingError(
@@ -71,6 +71,14 @@ class Profile:
         order = "self_device_time_total" if self._cuda else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=40)
         (self.folder / RANGES).write_text(table, encoding="utf-8")
+
+
+def _resident_bytes() -> int:
+    """Memory that the process holds now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 @contextmanager

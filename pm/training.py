@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from connectors.recordings import fingerprint
 from forecasting import checkpoint
 from forecasting.checkpoint import Artefact
-from forecasting.metrics import Outcomes, average_precision, outcomes
+from forecasting.metrics import Outcomes, multiplicities, outcomes, score_horizon
 from forecasting.precision import choose_device
 from forecasting.predict import ForecastTable, TransformerForecaster
 from forecasting.split import Split, split_assets, validation_start, with_new_assets
@@ -31,6 +31,9 @@ from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
 from pm.errors import ModelError, TrainingError
 
 log = logging.getLogger(__name__)
+
+REPLICATES = 200
+"""Resamples of the validation assets that a score's interval comes of."""
 
 
 @dataclass(frozen=True)
@@ -239,15 +242,25 @@ def _later(table: ForecastTable, start: datetime | None) -> ForecastTable:
 
 
 def _scores(table: ForecastTable, history: History) -> dict[str, float]:
-    """Average precision on the validation slice at each reported horizon, where both outcomes occur in it."""
+    """PR-AUC, Brier score and calibration error on the validation slice at each reported horizon, where both outcomes
+    occur in it; each with the ends of its 95 % interval over assets (`_low`, `_high`), where they can be told."""
     what_followed = followed(table, history)
-    scores = {}
+    draws = multiplicities(what_followed.assets, REPLICATES, np.random.default_rng(0))
+    scores: dict[str, float] = {}
     for hours in REPORTED_HOURS:
-        truth, probability = what_followed.within(hours), table.probability(hours)
-        told = (truth >= 0) & ~np.isnan(probability)
-        if 0 < truth[told].sum() < told.sum():
-            scores[f"validation_pr_auc_{hours}h"] = average_precision(truth[told], probability[told])
-            scores[f"validation_base_rate_{hours}h"] = float(truth[told].mean())
+        found = score_horizon(
+            what_followed.within(hours), table.probability(hours), table.asset_index.astype(np.int64), draws
+        )
+        if not 0 < found.positives < found.known:
+            continue
+        estimates = {"pr_auc": found.pr_auc, "brier": found.brier, "calibration_error": found.reliability.error}
+        told = {
+            f"{score}_{hours}h{end}": value
+            for score, estimated in estimates.items()
+            for end, value in (("", estimated.value), ("_low", estimated.low), ("_high", estimated.high))
+        }
+        told[f"base_rate_{hours}h"] = found.base_rate
+        scores |= {f"validation_{name}": value for name, value in told.items() if value is not None}
     return scores
 
 

@@ -107,6 +107,11 @@ def test_a_trained_model_stands_on_disk_with_its_thresholds_and_where_they_come_
     assert told["assets"] == {"train": 7, "validation": 3, "held_out": 0}
     # It has learned something: twice what a coin weighted with the base rate would reach.
     assert told["validation_pr_auc_72h"] > 2 * told["validation_base_rate_72h"]
+    for score in ("pr_auc", "brier", "calibration_error"):
+        value, low, high = (told[f"validation_{score}_72h{end}"] for end in ("", "_low", "_high"))
+        assert 0 <= low <= high <= 1
+        assert low < high
+        assert score == "calibration_error" or low <= value <= high
 
 
 def test_nothing_after_until_reaches_the_model(plant: History, good: TrainedModel, folder: Path) -> None:

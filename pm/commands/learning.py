@@ -128,7 +128,9 @@ def _trained_text(summary: dict[str, Any]) -> str:
     for hours in (24, 48, 72):
         if (score := summary.get(f"validation_pr_auc_{hours}h")) is not None:
             base = summary[f"validation_base_rate_{hours}h"]
-            lines.append(f"  PR-AUC at {hours} h on the validation slice: {score:.3f} (chance: {base:.3f})")
+            low, high = (summary.get(f"validation_pr_auc_{hours}h_{end}") for end in ("low", "high"))
+            within = f"{low:.3f} to {high:.3f} over assets; " if low is not None and high is not None else ""
+            lines.append(f"  PR-AUC at {hours} h on the validation slice: {score:.3f} ({within}chance: {base:.3f})")
     return "\n".join(lines)
 
 
