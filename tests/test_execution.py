@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from connectors import recordings
 from forecasting import checkpoint, mapped
 from forecasting.batches import Resident
 from forecasting.calibrate import Calibration
-from forecasting.epochs import EpochLoop, batches
+from forecasting.epochs import batches
 from forecasting.features import features_of, fit_normaliser
 from forecasting.labels import labels_of
 from forecasting.model import Architecture, HazardTransformer, member_weights
@@ -38,6 +37,9 @@ from forecasting.workers import ALONE, Workers
 from pm.domain import Recording
 from pm.errors import TrainingError
 from tests.forecasting_cases import START, TINY, worn_plant
+from tests.servers.programs import free_port
+
+ROOT = Path(__file__).parents[1]
 
 TRAIN, VALIDATION = ("pump-0", "pump-1", "pump-2", "pump-3"), ("pump-4", "pump-5")
 STILL = TINY.model_copy(update={"point_dropout": 0.0, "epochs": 3, "snapshot": timedelta(0)})
@@ -160,11 +162,47 @@ def test_a_state_of_another_training_is_refused(plant, tmp_path):
         trained(plant, execution=Execution(snapshots=state))
 
 
-def test_a_state_that_some_processes_lack_is_told():
-    """They would begin anew, and the others would wait for them for ever."""
-    lacking = SimpleNamespace(_snapshots=None, _workers=SimpleNamespace(total=lambda found: [found[0] + 1], size=2))
-    with pytest.raises(TrainingError, match="1 of 2 processes"):
-        EpochLoop._resume(lacking)
+def test_a_state_that_one_of_two_nodes_lacks_is_refused(recording, tmp_path):
+    """Two nodes without a shared disk: one would begin anew, and the other would wait for it for ever."""
+    homes = [tmp_path / "first", tmp_path / "second"]
+    for home in homes:
+        home.mkdir()
+
+    def nodes(*options: str) -> list[subprocess.Popen[str]]:
+        # As torchrun starts them; by itself, so that they can be killed.
+        met = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        return [
+            subprocess.Popen(
+                [sys.executable, *command(recording, Path("model"), *options)],
+                cwd=home,
+                env=environment(epochs=500, patience=500) | met | {"RANK": str(rank), "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank, home in enumerate(homes)
+        ]
+
+    begun = nodes()
+    try:
+        deadline = time.monotonic() + 120
+        while not (homes[0] / ".model.training.0").exists():
+            assert all(node.poll() is None for node in begun) and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for node in begun:
+            node.kill()
+            node.communicate()
+    assert not (homes[1] / ".model.training.0").exists()
+    again = nodes("--resume")
+    try:
+        said = [node.communicate(timeout=120)[1] for node in again]
+    finally:
+        for node in again:
+            node.kill()
+    assert all(node.returncode != 0 for node in again)
+    assert all("1 of 2 processes find the state" in text for text in said)
+    assert (homes[0] / ".model.training.0").exists()  # it can still be gone on from
 
 
 def test_a_state_is_kept_whole_or_not_at_all(tmp_path):
