@@ -145,10 +145,6 @@ class Resident:
         last = self._stretch(ends, self._ago[:1])[0]
         needs = self._needs[self._group[self._asset[last]]]
         told = share * ((needs @ (1.0 - share)[..., None])[..., 0] == 0.0)
-        import os
-
-        if os.environ.get("PM_A"):
-            told = share
         steps, slow, summary = windows.steps.clone(), windows.slow.clone(), windows.summary.clone()
         steps[..., : 3 * points] *= torch.cat([share, told, share], dim=1)[:, None]
         for point, column in self._gaps.items():

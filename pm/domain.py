@@ -268,7 +268,7 @@ class Forecast:
     rul_hours: float | None = None
     """Expected remaining life in hours, capped as the model says."""
     because: str = ""
-    """What is strange, where it abstains from that: the points and what they read."""
+    """What is strange, where it abstains from that: the points and what they read; that all of them are stuck."""
 
     def probability(self, hours: float = HORIZON_HOURS) -> float | None:
         """P(failure within `hours` after `time`); None when abstained. `hours` is rounded down to whole steps."""

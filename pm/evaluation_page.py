@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pm import charts, page
 
-CURVES_AT = "72h"
-"""The horizon whose curves are drawn."""
+TOLD_AT = "72h"
+"""The horizon that the sentences are about."""
 
 
 def table(evaluation: Mapping[str, Any]) -> Table:
@@ -69,7 +69,7 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
     """What the table cannot say: the difference from each baseline, and what to be careful with."""
     lines = []
     for name, by_label in evaluation["pr_auc_above"].items():
-        gap = by_label[CURVES_AT]
+        gap = by_label[TOLD_AT]
         if gap["value"] is None:
             continue
         sure = gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
@@ -80,7 +80,7 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
             + ("." if sure else "; the assets are too few to be sure of the sign.")
         )
     forecaster = next(iter(evaluation["scores"].values()))  # the baselines come after it
-    error = forecaster["horizons"][CURVES_AT]
+    error = forecaster["horizons"][TOLD_AT]
     if error["calibration_floor"]["high"] is not None:
         low, high = error["calibration_floor"]["low"], error["calibration_floor"]["high"]
         within = "can be told from" if error["calibration_error"]["value"] > high else "cannot be told from"
@@ -98,18 +98,19 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
 
 def evaluation_page(evaluation: Mapping[str, Any]) -> str:
     """The page as text."""
-    curves = {name: by_label[CURVES_AT] for name, by_label in evaluation["curves"].items()}
     figures = {}
-    reliable = {
-        name: list(zip(*(curve["reliability"][key] for key in ("predicted", "observed", "count")), strict=True))
-        for name, curve in curves.items()
-        if curve["reliability"]["count"]
-    }
-    if reliable:
-        figures["reliability"] = charts.reliability(reliable)
-    ranked = {name: (curve["recall"], curve["precision"]) for name, curve in curves.items() if curve["recall"]}
-    if ranked:
-        figures["precision_recall"] = charts.precision_recall(ranked)
+    for label in next(iter(evaluation["curves"].values())):
+        curves = {name: by_label[label] for name, by_label in evaluation["curves"].items()}
+        reliable = {
+            name: list(zip(*(curve["reliability"][key] for key in ("predicted", "observed", "count")), strict=True))
+            for name, curve in curves.items()
+            if curve["reliability"]["count"]
+        }
+        if reliable:
+            figures[f"reliability {label}"] = charts.reliability(reliable)
+        ranked = {name: (curve["recall"], curve["precision"]) for name, curve in curves.items() if curve["recall"]}
+        if ranked:
+            figures[f"precision_recall {label}"] = charts.precision_recall(ranked)
     return page.render(
         "evaluation.html", figures=figures, evaluation=evaluation, sentences=sentences(evaluation), lead=lead
     )

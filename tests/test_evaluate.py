@@ -242,8 +242,9 @@ def test_console_and_page_tell_the_same(evaluation: dict[str, Any], tmp_path: Pa
     head = page[: page.index("<script")]
     assert f"{value:.3f}" in head
     assert "Alerts for a budget" in head and f"{false:.3f}" in head
-    assert 'data-figure="reliability"' in head
-    assert 'data-figure="precision_recall"' in head
+    for label in ("24h", "48h", "72h", "24h to 72h"):
+        assert f'data-figure="reliability {label}"' in head
+        assert f'data-figure="precision_recall {label}"' in head
     assert BY_AGE in evaluation_page(evaluation)
     by_mode = evaluation["scores"][FORECASTER]["alerts"]["1"]["by_mode"]
     assert by_mode and all(f"{mode['warned']} of {mode['failures']}" in head for mode in by_mode.values())

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forecasting.stuck import LEAST_READINGS, Stuck, fit_stuck
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)[:, None]
+
+
+def one(length: int) -> np.ndarray:
+    return np.array([0, length], dtype=np.int64)
+
+
+def rows_of(stuck: Stuck, values: np.ndarray, *offsets: int) -> list[int]:
+    return np.flatnonzero(stuck.rows(values, np.array([0, *offsets, len(values)]))[:, 0]).tolist()
+
+
+def noise(rows: int = 2000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(10, 1, (rows, 1)).astype(np.float32)
+
+
+def test_a_value_that_is_repeated_for_too_long_is_stuck_from_then_on():
+    stuck = Stuck((3,), (None,))
+    assert rows_of(stuck, column(1, 2, 2, 2, 2, 3, 3, 4)) == [3, 4]
+    assert rows_of(stuck, column(2, 2, np.nan, 2, 2)) == [3, 4]
+    assert rows_of(stuck, column(2, 2, *[np.nan] * 4, 2, 2, 2)) == [8]
+    assert rows_of(stuck, column(2, 2, 2, 2, 2), 2) == [4]
+    assert rows_of(stuck, column(2, 2)) == []
+
+
+def test_a_point_may_rest_at_its_own_value():
+    values = column(0, 0, 0, 0, 5, 5, 5, 5)
+    assert rows_of(Stuck((3,), (0.0,)), values) == [6, 7]
+    assert rows_of(Stuck((0,), (None,)), values) == []
+
+
+def test_what_seldom_repeats_can_be_stuck_and_one_spell_does_not_change_that():
+    values = noise()
+    values[700:760] = values[700]
+    found = fit_stuck(values, one(2000))
+    assert found == Stuck((LEAST_READINGS,), (None,))
+    assert found.rows(values, one(2000))[:, 0].nonzero()[0].tolist() == list(range(700 + LEAST_READINGS - 1, 760))
+
+
+@pytest.mark.parametrize("decimals", [0, -1])
+def test_a_coarse_sensor_is_never_stuck(decimals):
+    assert fit_stuck(np.round(noise(), decimals), one(2000)).after == (0,)
+
+
+def test_the_finer_a_sensor_reads_the_sooner_it_is_stuck():
+    after = [fit_stuck(np.round(noise(20_000), decimals), one(20_000)).after[0] for decimals in (1, 2, 3)]
+    assert after[0] > after[1] >= after[2] == LEAST_READINGS
+
+
+def test_a_machine_that_stands_at_night_is_not_stuck():
+    values = noise()
+    night = np.arange(2000) % 24 < 9
+    values[night] = 0.0
+    found = fit_stuck(values, one(2000))
+    assert found == Stuck((LEAST_READINGS,), (0.0,))
+    assert not found.rows(values, one(2000)).any()
+
+
+def test_too_little_to_go_by_says_nothing():
+    assert fit_stuck(noise(300), one(300)).after == (0,)
+    assert fit_stuck(np.full((2000, 1), np.nan, np.float32), one(2000)) == Stuck((0,), (None,))
+    assert fit_stuck(np.full((2000, 1), 7, np.float32), one(2000)).after == (0,)
+    assert fit_stuck(np.zeros((0, 2), np.float32), np.array([0])) == Stuck((0, 0), (None, None))
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, float("nan")]), max_size=40), st.integers(0, 40), st.integers(2, 5))
+def test_a_row_is_judged_alike_wherever_the_record_begins(values, begin, after):
+    stuck, whole = Stuck((after,), (None,)), np.array(values, np.float32).reshape(-1, 1)
+    part = whole[begin:]
+    inside = slice(stuck.lookback, None)
+    expected = stuck.rows(whole, one(len(whole)))[begin:][inside]
+    np.testing.assert_array_equal(stuck.rows(part, one(len(part)))[inside], expected)
