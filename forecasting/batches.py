@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forecasting.features import Features, gap_columns
+from forecasting.features import Features, gap_columns, layout_of
 from forecasting.labels import Labels
 from forecasting.windows import Grid, Ints
 
@@ -90,7 +90,8 @@ class Resident:
             place[features.summarised] = np.arange(len(features.summarised))
             self._place = self._put(place)
         self._group, self._needs = self._put(features.group), self._put(features.needs)
-        self._gaps = gap_columns(schema)
+        self._gaps, self._lost = gap_columns(schema), self._put(features.lost)
+        self._point_columns = layout_of(schema).blocks * len(schema.points)
         self._asset = self._put(grid.asset_of)
         self._start = self._put(np.repeat(grid.offsets[:-1], np.diff(grid.offsets)))
         self._ago = torch.arange(1 - schema.context, 1, device=self.device)
@@ -134,7 +135,7 @@ class Resident:
         return lambda chosen: self.windows(ends[chosen], last=True)
 
     def without(self, windows: Windows, ends: Ints, kept: Tensor) -> Windows:
-        """These windows as if sensors had been lost from their beginning on: kept [B, P] says which were not.
+        """These windows as if sensors had never been: kept [B, P] says which are spared.
 
         What other points read beyond an expectation that heeds a lost one goes with it, as in service.
         """
@@ -148,9 +149,10 @@ class Resident:
         steps, slow, summary = windows.steps.clone(), windows.slow.clone(), windows.summary.clone()
         steps[..., : 3 * points] *= torch.cat([share, told, share], dim=1)[:, None]
         for point, column in self._gaps.items():
-            slow[..., column] = torch.where(kept[:, point, None], slow[..., column], 1.0)
-        blocks = summary.shape[-1] // points
-        summary[..., : blocks * points] *= share.repeat(1, blocks)[:, None]
+            slow[..., column] = torch.where(kept[:, point, None] | ~windows.alive, slow[..., column], 1.0)
+        of_points = slice(0, self._point_columns)
+        spared = kept.repeat(1, self._point_columns // points)[:, None]
+        summary[..., of_points] = torch.where(spared, summary[..., of_points], self._lost[of_points])
         return replace(windows, steps=steps, slow=slow, summary=summary)
 
     def alive(self, ends: Ints) -> Tensor:

@@ -8,6 +8,7 @@ simplest form.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ class NormalBehaviour:
             told[alike] &= ((~present[alike]).astype(np.float32) @ needs[number].T) == 0.0
         return told
 
-    @property
+    @functools.cached_property
     def needs(self) -> Floats:
         """[G + 1, P, P] 1 where a group's expectation of a point (row) heeds another (column), else 0."""
         groups, points = self.scale.shape

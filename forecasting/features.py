@@ -114,6 +114,8 @@ class Features:
     """[A, S] asset model and static columns."""
     observed: npt.NDArray[np.bool_]
     """[N] whether anything was read in the step."""
+    lost: Floats
+    """[M] what the summaries of a point read that was never read, and anything else's place."""
     summary: Floats
     """[R, M] what each point's life so far looks like, and the asset's age, at the rows of `summarised`."""
     group: Ints
@@ -273,6 +275,7 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
         slow,
         _static(grid, normaliser),
         grid.observed,
+        lost_summary(schema, normaliser),
         summary,
         normaliser.group_of(grid),
         normaliser.behaviour.needs,
@@ -283,10 +286,23 @@ def features_of(grid: Grid, normaliser: Normaliser, summarised: Ints | None = No
 def _summary(grid: Grid, normaliser: Normaliser, normal: Floats, present: npt.NDArray[np.bool_], rows: Ints) -> Floats:
     """[R, M] standardised summaries, zero where there was nothing to go by."""
     summary, age = life_so_far(layout_of(grid.schema), normal, present, grid.offsets, rows)
-    summary = np.concatenate([summary, _age(grid.schema, age)], axis=1)
+    return _standardised(np.concatenate([summary, _age(grid.schema, age)], axis=1), normaliser)
+
+
+def _standardised(summary: Floats, normaliser: Normaliser) -> Floats:
+    """[R, M] in place: less their mean over their deviation, clipped; zero where there was nothing to go by."""
     summary -= normaliser.summary_centre.astype(np.float32)
     summary /= normaliser.summary_scale.astype(np.float32)
     return np.clip(np.nan_to_num(summary, copy=False, nan=0.0), -CLIP, CLIP, out=summary)
+
+
+def lost_summary(schema: FeatureSchema, normaliser: Normaliser) -> Floats:
+    """[M] standardised summaries of points that were not read in all of a life: no readings, and nothing else known."""
+    layout = layout_of(schema)
+    summary = np.full((1, layout.width), np.nan, dtype=np.float32)
+    summary[:, layout.of_shares] = 0.0
+    lost: Floats = _standardised(summary, normaliser)[0]
+    return lost
 
 
 def _age(schema: FeatureSchema, steps: Ints) -> Floats:

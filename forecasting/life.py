@@ -55,6 +55,12 @@ class Layout:
         return tuple(range(point, self.blocks * self.points, self.points))
 
     @property
+    def of_shares(self) -> slice:
+        """Columns of the shares of steps with a reading."""
+        first = self.blocks - 1 - len(SHARES)
+        return slice(first * self.points, (first + len(SHARES)) * self.points)
+
+    @property
     def of_age(self) -> tuple[int, ...]:
         return tuple(range(self.blocks * self.points, self.width))
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecasting.features import Features, Normaliser, features_of
+from forecasting.features import Features, Normaliser, features_of, lost_summary
 from forecasting.windows import Grid
 from pm.errors import TrainingError
 
@@ -71,8 +71,9 @@ def _on_disk(grid: Grid, normaliser: Normaliser, folder: Path | None) -> Feature
             table[place] = rows
         statics.append(part.static)
     steps, slow, summary = tables
+    lost = lost_summary(grid.schema, normaliser)
     group, needs = normaliser.group_of(grid), normaliser.behaviour.needs
-    return Features(steps, slow, np.concatenate(statics), grid.observed, summary, group, needs)
+    return Features(steps, slow, np.concatenate(statics), grid.observed, lost, summary, group, needs)
 
 
 def _table(rows: int, columns: int, folder: Path | None) -> npt.NDArray[np.float32]:

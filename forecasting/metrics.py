@@ -84,6 +84,10 @@ def conditional(early: Floats, late: Floats) -> Floats:
 # --- intervals over assets
 
 
+REPLICATES = 200
+"""Resamples of the assets that an interval comes of, unless more is at stake."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A score with its 95 % bootstrap interval over assets; None where the data cannot tell."""

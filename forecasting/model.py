@@ -54,6 +54,8 @@ class Architecture:
     summary_pieces: int = 8
     """Pieces that a column of the life summaries is cut into, each holding as many of the training rows (models from
     before had eight)."""
+    told_residuals: bool = False
+    """Whether a residual's mean is over the steps that told it (models from before took those that read its point)."""
 
     @property
     def embedding(self) -> int:
@@ -213,7 +215,8 @@ class HazardTransformer(nn.Module):
         """Outlooks [B, tokens, ...] of every token, or [B, 1, ...] of the last alone: all that serving needs."""
         batch, tokens = windows.alive.shape
         x = self.from_steps(windows.steps.reshape(batch, tokens, -1)) + self.from_static(windows.static)[:, None]
-        x = x + self.from_drift(drift(windows.steps.view(batch, tokens, self.sizes.patch, -1), self.sizes.points))
+        patches = windows.steps.view(batch, tokens, self.sizes.patch, -1)
+        x = x + self.from_drift(drift(patches, self.sizes.points, self.sizes.told_residuals))
         if self.from_slow is not None:
             x = x + self.from_slow(pieces(windows.slow))
         angles = torch.arange(tokens, device=x.device)[:, None] * self.turns
@@ -284,16 +287,17 @@ def attention_mask(alive: Tensor) -> Tensor:
     return ((causal & alive[:, None, :]) | own)[:, None]
 
 
-def drift(steps: Tensor, points: int) -> Tensor:
+def drift(steps: Tensor, points: int, told_residuals: bool) -> Tensor:
     """[B, T, patch, C] steps to [B, T, 4P]: how far values and residuals stand from their mean so far in the window.
 
     Of the patch alone, and of the last `RECENT` patches together. An asset's own level differs from its fleet's, and
     what tells of wear is the move. Zero where there is nothing to compare.
     """
     total = steps[..., : 2 * points].sum(dim=2)
+    present = steps[..., 2 * points : 3 * points]
     # A residual is told less often than its point is read, and stands at zero where it is not.
-    told = (steps[..., points : 2 * points] != 0).to(steps.dtype)
-    count = torch.cat([steps[..., 2 * points : 3 * points], told], dim=-1).sum(dim=2)
+    told = (steps[..., points : 2 * points] != 0).to(steps.dtype) if told_residuals else present
+    count = torch.cat([present, told], dim=-1).sum(dim=2)
     totals, counts = total.cumsum(dim=1), count.cumsum(dim=1)
     level = totals / counts.clamp_min(1.0)
     recent = functional.pad(totals, (0, 0, RECENT, 0)), functional.pad(counts, (0, 0, RECENT, 0))

@@ -34,7 +34,7 @@ def explained(grid: Grid, artefact: Artefact, runtime: Runtime, device: torch.de
     reference.
     """
     reference, schema = artefact.reference, artefact.schema
-    if reference is None or not grid.observed[-schema.context :].any():
+    if reference is None or grid.hung[-1] or not grid.observed[-schema.context :].any():
         return Explanation()
     rows = _positions(grid)
     resident = Resident(grid, features_of(grid, artefact.normaliser, rows), device=device)

@@ -47,6 +47,7 @@ class ServedMember(nn.Module):
         super().__init__()
         sizes, self.tokens = network.sizes, tokens
         self.points, self.patch, self.width = sizes.points, sizes.patch, sizes.width
+        self.told_residuals = sizes.told_residuals
         embedding = [network.from_steps, network.from_drift]
         if network.from_slow is not None:
             embedding.append(network.from_slow)
@@ -93,9 +94,11 @@ class ServedMember(nn.Module):
     def _drift(self, tokens: Tensor) -> Tensor:
         """`forecasting.model.drift`, all spans in one product."""
         points = self.points
-        told = (tokens[..., points : 2 * points] != 0).float()
-        total = self.spans @ torch.cat([tokens[..., : 3 * points], told], dim=-1).sum(dim=2)
-        total = total.reshape(-1, self.tokens, 3, 4, points)
+        counted = tokens[..., : 3 * points]
+        if self.told_residuals:
+            told = (tokens[..., points : 2 * points] != 0).float()
+            counted = torch.cat([counted, told], dim=-1)
+        total = (self.spans @ counted.sum(dim=2)).reshape(-1, self.tokens, 3, counted.shape[-1] // points, points)
         values, count = total[..., :2, :], total[..., 2:, :]
         level = values / count.clamp_min(1.0)
         moved = (level[:, :, :2] - level[:, :, 2:]) * count[:, :, :2].clamp_max(1.0)

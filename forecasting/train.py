@@ -251,6 +251,7 @@ def architecture_of(schema: FeatureSchema, features: Features, settings: TrainSe
         members=settings.members,
         life_dropout=settings.life_dropout,
         own_odds=True,
+        told_residuals=True,
         summary_pieces=settings.life_pieces,
     )
 

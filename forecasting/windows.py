@@ -74,7 +74,8 @@ class FeatureSchema:
     @property
     def lookback_steps(self) -> int:
         """Steps of readings that a forecast looks at."""
-        return max(self.context + (GAP_STEPS if self.gappy else 0), self.life) + self.stuck.lookback
+        context = self.context + (GAP_STEPS if self.gappy else 0)
+        return max(context, self.life, self.stuck.span) + self.stuck.lookback
 
     @property
     def step_us(self) -> int:
@@ -105,7 +106,10 @@ class FeatureSchema:
         try:
             read["static_levels"] = tuple((name, tuple(levels)) for name, levels in read["static_levels"])
             if "stuck" in read:
-                read["stuck"] = Stuck(*(tuple(read["stuck"][field]) for field in ("after", "rest")))
+                after, rest = read["stuck"]["after"], read["stuck"]["rest"]
+                read["stuck"] = Stuck(tuple(after), tuple(tuple(values) for values in rest))
+                if not len(after) == len(rest) == len(read["points"]):
+                    raise ValueError("stuck is not told of each point")
             return cls(**read)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the model's schema is not of this version of pm ({error}); train it anew") from None
@@ -170,7 +174,7 @@ class Grid:
     values: Floats
     """[N, P] mean of the step's readings by point; NaN where nothing was read, or the point is stuck."""
     hung: npt.NDArray[np.bool_]
-    """[N] whether there were readings in the step, all of them of points that are stuck."""
+    """[N] whether every point that was read lately was stuck when it was last."""
     visible: tuple[tuple[Ints, Ints], ...]
     """For every event channel: asset index and the first step number at which the event is visible, sorted by both."""
     failures: tuple[Ints, Ints, Ints]
@@ -281,8 +285,8 @@ def _grid(history: History, schema: FeatureSchema, phase_us: int, until_us: int,
 
     hung = np.zeros(len(values), dtype=bool)
     if any(schema.stuck.after):
-        stuck, read = schema.stuck.rows(values, offsets), ~np.isnan(values)
-        hung = np.asarray(read.any(axis=1) & ~(read & ~stuck).any(axis=1))
+        stuck = schema.stuck.rows(values, offsets)
+        hung = schema.stuck.hung(values, stuck, offsets)
         values[stuck] = np.nan
 
     visible, failures = _place_events(history, schema, names, phase_us, until_us)

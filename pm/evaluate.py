@@ -16,6 +16,7 @@ from forecasting.baseline import hours_of
 from forecasting.censoring import Followed, dynamic_auc, followed, integrated_brier
 from forecasting.floor import calibration_floor
 from forecasting.metrics import (
+    REPLICATES,
     UNKNOWN,
     Floats,
     HorizonScore,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from forecasting.split import Split
 
 FORECASTER: Final = "transformer"
-REPLICATES: Final = 200
 
 
 def evaluate(

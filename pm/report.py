@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecasting.metrics import HOUR_US, HorizonScore, multiplicities
+from forecasting.metrics import HOUR_US, REPLICATES, HorizonScore, multiplicities
 from pm import page
 from pm.domain import REPORTED_HOURS
 from pm.outcomes import horizon_label, microseconds, outcomes_of, probabilities, score_horizons
@@ -19,9 +19,6 @@ from pm.scorecard import Scorecard
 
 if TYPE_CHECKING:
     import pandas as pd
-
-REPLICATES = 200
-"""Bootstrap replicates of the scores of forecasts; each is a pass over all of them."""
 
 Spans = Mapping[str, tuple[int, int]]
 """First and last reading by asset, in microseconds since the epoch."""

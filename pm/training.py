@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from connectors.recordings import fingerprint
 from forecasting import checkpoint
 from forecasting.checkpoint import Artefact
-from forecasting.metrics import Outcomes, multiplicities, outcomes, score_horizon
+from forecasting.metrics import (
+    REPLICATES,
+    Outcomes,
+    Ranking,
+    estimate,
+    mean_over_assets,
+    multiplicities,
+    outcomes,
+    reliability,
+)
 from forecasting.precision import choose_device
 from forecasting.predict import ForecastTable, TransformerForecaster
 from forecasting.split import Split, split_assets, validation_start, with_new_assets
@@ -31,9 +40,6 @@ from pm.domain import REPORTED_HOURS, EventKind, History, from_us, to_us
 from pm.errors import ModelError, TrainingError
 
 log = logging.getLogger(__name__)
-
-REPLICATES = 200
-"""Resamples of the validation assets that a score's interval comes of."""
 
 
 @dataclass(frozen=True)
@@ -248,18 +254,25 @@ def _scores(table: ForecastTable, history: History) -> dict[str, float]:
     draws = multiplicities(what_followed.assets, REPLICATES, np.random.default_rng(0))
     scores: dict[str, float] = {}
     for hours in REPORTED_HOURS:
-        found = score_horizon(
-            what_followed.within(hours), table.probability(hours), table.asset_index.astype(np.int64), draws
-        )
-        if not 0 < found.positives < found.known:
+        outcome, probability = what_followed.within(hours), table.probability(hours)
+        known = (outcome >= 0) & ~np.isnan(probability)
+        truth, probability, asset = outcome[known] == 1, probability[known], what_followed.asset[known]
+        if not 0 < truth.sum() < len(truth):
             continue
-        estimates = {"pr_auc": found.pr_auc, "brier": found.brier, "calibration_error": found.reliability.error}
+        ranking = Ranking(truth, probability, asset)
+        estimates = {
+            "pr_auc": estimate(
+                ranking.average_precision(), np.array([ranking.average_precision(draw) for draw in draws])
+            ),
+            "brier": mean_over_assets((probability - truth) ** 2, asset, draws),
+            "calibration_error": reliability(truth, probability, asset, draws).error,
+        }
         told = {
             f"{score}_{hours}h{end}": value
             for score, estimated in estimates.items()
             for end, value in (("", estimated.value), ("_low", estimated.low), ("_high", estimated.high))
         }
-        told[f"base_rate_{hours}h"] = found.base_rate
+        told[f"base_rate_{hours}h"] = float(truth.mean())
         scores |= {f"validation_{name}": value for name, value in told.items() if value is not None}
     return scores
 

@@ -73,7 +73,15 @@ def test_the_serving_form_says_what_the_network_says(plain, windows):
 
 @pytest.mark.parametrize(
     "sizes",
-    [{}, {"members": 2}, {"summary_columns": 0}, {"slow_columns": 0}, {"layers": 1}, {"own_odds": True}],
+    [
+        {},
+        {"members": 2},
+        {"summary_columns": 0},
+        {"slow_columns": 0},
+        {"layers": 1},
+        {"own_odds": True},
+        {"told_residuals": True},
+    ],
     ids=str,
 )
 def test_whatever_the_network_its_serving_form_says_the_same(sizes):
@@ -85,7 +93,8 @@ def test_whatever_the_network_its_serving_form_says_the_same(sizes):
         parameter.data += 0.1 * torch.randn_like(parameter)
     presence = torch.rand(6, 40, 4) > 0.3
     presence[1, :, 2] = False
-    values = torch.randn(6, 40, 8) * presence.repeat(1, 1, 2)
+    told = presence & (torch.rand(6, 40, 4) > 0.3)
+    values = torch.randn(6, 40, 8) * torch.cat([presence, told], dim=-1)
     steps = torch.cat([values, presence.float(), torch.rand(6, 40, 2)], dim=-1)
     alive = torch.ones(6, 10, dtype=torch.bool)
     alive[2, :7], alive[3, :1] = False, False

@@ -150,10 +150,12 @@ def test_a_residual_that_is_not_told_has_no_part_in_how_it_moved():
     steps = torch.zeros(1, 3, 4, 3)
     steps[..., 0], steps[..., 2] = 2.0, 1.0
     steps[0, :, :, 1] = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4, [0.0, 3.0, 0.0, 3.0]])
-    moved = drift(steps, 1)[0]
+    moved = drift(steps, 1, told_residuals=True)[0]
     # Of the patch: values, residuals; of the last patches together: the same.
     torch.testing.assert_close(moved[:, 0], torch.zeros(3))
     torch.testing.assert_close(moved[:, 1], torch.tensor([0.0, 0.0, 1.0]))
+    before = drift(steps, 1, told_residuals=False)[0]
+    torch.testing.assert_close(before[:, 1], torch.tensor([0.0, -0.25, 1.5 - 8 / 12]))
 
 
 def test_pieces_are_a_thermometer():

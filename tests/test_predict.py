@@ -328,6 +328,7 @@ def test_an_asset_whose_points_all_hang_abstains_until_one_moves(plant, forecast
     rows = np.flatnonzero((hangs.readings["asset"] == "pump-0").to_numpy())
     times = hangs.readings["time"]
     before, during, after = (times.iloc[rows[place]].to_pydatetime() for place in (300, 320, 332))
+    assert forecaster.explain(hangs, during, "pump-0") == Explanation()
     (hung,) = forecaster.forecast(hangs.only(["pump-0"]), during)
     assert hung.abstained is Abstention.STALE
     assert "repeats one value" in hung.because
