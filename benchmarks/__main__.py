@@ -8,7 +8,7 @@ import platform
 import runpy
 from pathlib import Path
 
-LONG = ("azure", "cmapss", "plant", "reasons")
+LONG = ("azure", "cmapss", "lost", "plant", "reasons")
 """These train and judge whole models, for tens of minutes or hours, or take a trained one: `python -m benchmarks.plant`
 and the like."""
 

@@ -63,7 +63,7 @@ class Row:
 
     @property
     def because(self) -> str:
-        """What is strange, where the forecast abstains from that."""
+        """More than `why_none`, where the forecast says it: what is strange, or that all points are stuck."""
         return self.forecast.because if self.forecast is not None else ""
 
     @property

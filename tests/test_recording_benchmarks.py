@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -9,13 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import _trial
+from benchmarks import _trial, lost
 from benchmarks.azure import signals
 from benchmarks.plant import visible_ceiling
+from connectors import recordings
+from forecasting import checkpoint
+from forecasting.train import fit
+from forecasting.windows import schema_of
 from pm.baselines import BOOSTING
-from pm.domain import Asset, Event, EventKind, to_us
+from pm.domain import Asset, Event, EventKind, Recording, to_us
 from pm.evaluate import FORECASTER
-from tests.forecasting_cases import HOUR, START, history_of, reading_frame
+from tests.forecasting_cases import HOUR, START, TINY, history_of, reading_frame, worn_plant
 
 
 def test_signals_before_failures_by_hand() -> None:
@@ -45,6 +50,25 @@ def test_the_ceiling_is_of_what_left_the_noise_in_time() -> None:
     truth = pd.DataFrame({"failure": failure, "visible": pd.to_datetime(visible, utc=True)})
     assert visible_ceiling(truth) == {"1h": 0.75, "6h": 0.5, "24h": 0.5, "48h": 0.25}
     assert visible_ceiling(truth.iloc[:0])["24h"] == pytest.approx(0.0)
+
+
+def test_a_lost_point_is_one_that_nothing_reads(tmp_path, monkeypatch, capsys) -> None:
+    """Without the point that shows wear little is left, without the other as much as with it."""
+    plant = worn_plant()
+    names = [asset.name for asset in plant.assets]
+    settings = TINY.model_copy(update={"epochs": 16, "learning_rate": 3e-3})
+    schema = schema_of(plant, settings)
+    trained = fit(plant, names[:3], names[3:4], schema, settings, held_out=names[4:], name="tiny")
+    checkpoint.save(trained.artefact, tmp_path / "model")
+    whole = replace(plant, events=plant.events.drop_duplicates(ignore_index=True))
+    recordings.write(Recording("worn", "1h", "a test's plant", "made", "CC0", whole), tmp_path / "worn")
+    monkeypatch.setattr("sys.argv", ["lost", str(tmp_path / "model"), str(tmp_path / "worn"), "--every", "3h"])
+    lost.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    area = {row[0].strip(): float(row[1]) for row in rows}
+    assert list(area) == ["nothing", "heat", "noise"]
+    assert area["heat"] < 0.8 * area["nothing"]
+    assert area["noise"] > 0.8 * area["nothing"]
 
 
 def test_trainings_of_which_some_have_later_figures_share_a_table(monkeypatch, capsys) -> None:
