@@ -3,8 +3,8 @@
     python -m benchmarks.lost MODEL RECORDING [--points load,vibration] [--every 6h]
 
 MODEL was trained on RECORDING with `--hold-out`, with every point. Told of its held-out assets, for each point: PR-AUC
-at 72 h and from 24 to 72 h without it, and which share of the forecasts abstained. Trained without the point a model may
-do better; this is what is left until the mechanic comes.
+at 72 h and from 24 to 72 h without it, and which share of the forecasts abstained. Trained without the point a model
+may do better; this is what is left until the mechanic comes.
 """
 
 from __future__ import annotations

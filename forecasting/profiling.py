@@ -30,7 +30,7 @@ class Profile:
         self._device = device
         self._memory: list[tuple[int, int, int, int]] = []
         self._count = 0
-        self._traced = 0
+        self._traced = self._peak = 0
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self._cuda:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -45,8 +45,10 @@ class Profile:
         """One optimiser step is done."""
         self._count += 1
         allocated = torch.cuda.memory_allocated(self._device) if self._cuda else 0
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._memory.append((self._count, allocated, _resident_bytes() or peak, peak))
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        held = _resident_bytes() or most
+        self._peak = max(self._peak, held, most)  # the system notes the most late
+        self._memory.append((self._count, allocated, held, self._peak))
         self._profiler.step()
 
     def start(self) -> None:
