@@ -136,7 +136,14 @@ def _trained_text(summary: dict[str, Any]) -> str:
 
 @click.command()
 @click.option("--asset", help="This asset only, with the reasons.")
-@click.option("--at", "at", type=Moment(), default="now", show_default=True, help="As of this time; now; last, which is each asset's last reading.")
+@click.option(
+    "--at",
+    "at",
+    type=Moment(),
+    default="now",
+    show_default=True,
+    help="As of this time; now; last, which is each asset's last reading.",
+)
 @click.option("--recording", type=EXISTING_FOLDER, help="Forecast a recording's assets instead of the store's.")
 @click.option("--model", help="Folder or version; the champion when left out.")
 @click.option("--out", type=FILE, help="Write a CSV with asset, rul_hours, p24, p48, p72.")
