@@ -63,14 +63,14 @@ class Stuck:
 
         values: [N, P], NaN where nothing was read. offsets: [A + 1] first row of each asset.
         """
-        found = np.zeros(values.shape, dtype=bool)
+        found, asset = np.zeros(values.shape, dtype=bool), _asset_of(offsets)
         for point, (after, rest) in enumerate(zip(self.after, self.rest, strict=True)):
             if not after:
                 continue
             read = np.flatnonzero(~np.isnan(values[:, point]))
             told = values[read, point]
-            again = _repeats(told, _assets_of(read, offsets))
-            if len(told) < after:
+            again = _repeats(told, asset[read])
+            if again.sum() < after - 1:
                 continue
             since = np.concatenate([[0], np.cumsum(again)])
             held = since[after:] - since[1 : len(since) - after + 1] == after - 1
@@ -86,7 +86,7 @@ class Stuck:
         """
         some, moving = np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
         row = np.arange(len(values))
-        first = np.maximum(np.repeat(offsets[:-1], np.diff(offsets)), row - self.span + 1)
+        first = np.maximum(offsets[_asset_of(offsets)], row - self.span + 1)
         for point in range(values.shape[1] if stuck.any() else 0):
             latest = np.maximum.accumulate(np.where(np.isnan(values[:, point]), -1, row))
             lately = latest >= first
@@ -107,7 +107,7 @@ def fit_stuck(values: Floats, offsets: Ints) -> Stuck:
 
 def _usual(column: Floats, offsets: Ints) -> tuple[int, tuple[float, ...]]:
     read = np.flatnonzero(~np.isnan(column))
-    told, asset = column[read], _assets_of(read, offsets)
+    told, asset = column[read], _asset_of(offsets)[read]
     again = _repeats(told, asset)
     begun = again.copy()
     begun[1:] &= ~again[:-1]
@@ -146,9 +146,9 @@ def _rests(told: Floats, rest: tuple[float, ...]) -> Flags:
     return np.isin(told, np.array(rest, dtype=np.float32))
 
 
-def _assets_of(read: Ints, offsets: Ints) -> Ints:
-    """[R] number of the asset that each of these rows is of."""
-    return np.searchsorted(offsets, read, side="right") - 1
+def _asset_of(offsets: Ints) -> Ints:
+    """[N] number of the asset that each row is of."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def _repeats(told: Floats, asset: Ints) -> Flags:
