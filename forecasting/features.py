@@ -115,7 +115,7 @@ class Features:
     observed: npt.NDArray[np.bool_]
     """[N] whether anything was read in the step."""
     lost: Floats
-    """[M] what the summaries of a point read that was never read, and anything else's place."""
+    """[M] what `summary` reads of a point that was never read; nothing in the columns that are of no point."""
     summary: Floats
     """[R, M] what each point's life so far looks like, and the asset's age, at the rows of `summarised`."""
     group: Ints

@@ -121,7 +121,7 @@ def _usual(column: Floats, offsets: Ints) -> tuple[int, tuple[float, ...]]:
     if moves < LEAST_MOVES or (repeats[own >= LEAST_OWN] > SELDOM * own[own >= LEAST_OWN]).any():
         return 0, rest
     # How many readings begin to repeat, not how many do: one sensor that hung for a week began to once.
-    share = max(float((away & begun).sum()) / moves, CHANCE)
+    share = min(max(float((away & begun).sum()) / moves, CHANCE), 0.5)
     by_chance = 1 + math.ceil(math.log(CHANCE) / math.log(share))
     runs = np.sort(np.diff(np.append(np.flatnonzero(~again), len(again)))[away[~again]])[::-1]
     usual = int(runs[min(int(UNUSUAL * away.sum()), len(runs) - 1)])

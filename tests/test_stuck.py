@@ -104,6 +104,11 @@ def test_an_asset_hangs_when_all_that_was_read_of_it_lately_did():
     assert stuck.hung(values, found, np.array([0, 7, 8])).nonzero()[0].tolist() == [6]
 
 
+def test_assets_too_short_to_speak_for_themselves_say_nothing():
+    values = np.repeat(noise(1000), 2, axis=0)
+    assert fit_stuck(values, np.arange(0, 2001, 10)).after == (0,)
+
+
 def test_too_little_to_go_by_says_nothing():
     assert fit_stuck(noise(300), one(300)).after == (0,)
     assert fit_stuck(np.full((2000, 1), np.nan, np.float32), one(2000)) == Stuck((0,), ((),))
