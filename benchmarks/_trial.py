@@ -104,6 +104,7 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--replay-assets", type=int, default=0, help="replay so many held-out assets; 0: all")
     parser.add_argument("--max-minutes", type=float, default=TrainSection().max_minutes, help="of each training")
     parser.add_argument("--epochs", type=int, default=TrainSection().epochs, help="of each training at most")
+    parser.add_argument("--members", type=int, default=TrainSection().members, help="networks of each training")
     parser.add_argument("--threads", type=int, default=1, help="of gradient boosting")
     parser.add_argument("--out", type=Path, help="keep models, evaluations and replays here")
     return parser
@@ -125,7 +126,7 @@ def seeds_of(told: str) -> list[int]:
 
 def settings_of(given: argparse.Namespace, seed: int, **own: Any) -> TrainSection:
     """How a training of this seed is done."""
-    return TrainSection(seed=seed, max_minutes=given.max_minutes, epochs=given.epochs, **own)
+    return TrainSection(seed=seed, max_minutes=given.max_minutes, epochs=given.epochs, members=given.members, **own)
 
 
 def figures(trial: Trial) -> dict[str, dict[str, float | None]]:
