@@ -228,6 +228,9 @@ def _line(trial: Trial) -> str:
             f"PR-AUC at 72 h {gap['value']:+.4f} against {BOOSTING} "
             f"({gap['low']:+.4f} to {gap['high']:+.4f} over assets)"
         )
+    later = (trial.evaluation["later"] or {"pr_auc_above": {}})["pr_auc_above"].get(BOOSTING, {}).get("72h", {})
+    if later.get("low") is not None:
+        words.append(f"on later time alone {later['value']:+.4f} ({later['low']:+.4f} to {later['high']:+.4f})")
     if alerts:
         ahead = alerts["recall_at_lead"]["24h"]
         words.append(f"recall 24 h ahead {ahead['value']:.3f} ({ahead['low']:.3f} to {ahead['high']:.3f})")

@@ -131,14 +131,7 @@ def evaluate(
             for name, answer in answers.items()
         },
         "later": None if later is None else _later(later, found, table, answers, draws),
-        "pr_auc_above": {
-            name: {
-                label: score.pr_auc.minus(scores[name][label].pr_auc).to_json()
-                for label, score in scores[FORECASTER].items()
-            }
-            for name in answers
-            if name != FORECASTER
-        },
+        "pr_auc_above": _above(scores),
         "curves": {name: {label: _curves(score) for label, score in by.items()} for name, by in scores.items()},
     }
 
@@ -172,6 +165,16 @@ def _later(
     return {
         "start": start.isoformat(),
         "scores": {name: {label: _horizon(score) for label, score in by.items()} for name, by in scores.items()},
+        "pr_auc_above": _above(scores),
+    }
+
+
+def _above(scores: Mapping[str, Mapping[str, HorizonScore]]) -> dict[str, dict[str, Any]]:
+    """By baseline and horizon, how far the forecaster's PR-AUC is above, with its paired interval."""
+    return {
+        name: {label: score.pr_auc.minus(theirs[label].pr_auc).to_json() for label, score in scores[FORECASTER].items()}
+        for name, theirs in scores.items()
+        if name != FORECASTER
     }
 
 

@@ -67,18 +67,12 @@ def lead(hours: Mapping[str, float | None]) -> str:
 
 def sentences(evaluation: Mapping[str, Any]) -> list[str]:
     """What the table cannot say: the difference from each baseline, and what to be careful with."""
-    lines = []
-    for name, by_label in evaluation["pr_auc_above"].items():
-        gap = by_label[TOLD_AT]
-        if gap["value"] is None:
-            continue
-        sure = gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
-        word = "above" if gap["value"] >= 0 else "below"
-        interval = f" (95 %: {gap['low']:+.3f} to {gap['high']:+.3f})" if gap["low"] is not None else ""
-        lines.append(
-            f"PR-AUC at 72 h is {abs(gap['value']):.3f} {word} {name}{interval}"
-            + ("." if sure else "; the assets are too few to be sure of the sign.")
-        )
+    lines = [_gap_told(gaps[TOLD_AT], name, "") for name, gaps in evaluation["pr_auc_above"].items()]
+    if evaluation["later"] is not None:
+        since = f"From {evaluation['later']['start'][:10]} on, later than all that training saw, "
+        gaps_later = evaluation["later"]["pr_auc_above"]
+        lines += [_gap_told(gaps[TOLD_AT], name, since) for name, gaps in gaps_later.items()]
+    lines = [line for line in lines if line]
     forecaster = next(iter(evaluation["scores"].values()))  # the baselines come after it
     error = forecaster["horizons"][TOLD_AT]
     if error["calibration_floor"]["high"] is not None:
@@ -94,6 +88,17 @@ def sentences(evaluation: Mapping[str, Any]) -> list[str]:
         seen = len(evaluation["seen_in_training"])
         lines.append(f"{seen} of the judged assets were seen in training: these scores flatter the model.")
     return lines
+
+
+def _gap_told(gap: Mapping[str, float | None], name: str, since: str) -> str:
+    value, low, high = gap["value"], gap["low"], gap["high"]
+    if value is None:
+        return ""
+    told = f"{since}PR-AUC at 72 h is {abs(value):.3f} {'above' if value >= 0 else 'below'} {name}"
+    if low is None or high is None:
+        return f"{told}; the assets are too few to be sure of the sign."
+    told += f" (95 %: {low:+.3f} to {high:+.3f})"
+    return told + ("." if low > 0 or high < 0 else "; the assets are too few to be sure of the sign.")
 
 
 def evaluation_page(evaluation: Mapping[str, Any]) -> str:

@@ -197,6 +197,15 @@ def test_later_time_alone_is_told_beside_the_whole(recording: Recording, forecas
         told = whole["later"]["scores"][FORECASTER][label]
         assert told["forecasts"] == score["forecasts"]
         assert told["pr_auc"]["value"] == pytest.approx(score["pr_auc"]["value"])
+    assert not any("From 2025-01-21" in sentence for sentence in sentences(whole))
+    beside = evaluate(recording, forecaster, rng=np.random.default_rng(0), every=timedelta(hours=6))
+    later = beside["later"]
+    for name, gaps in later["pr_auc_above"].items():
+        ours, theirs = (later["scores"][who]["72h"]["pr_auc"]["value"] for who in (FORECASTER, name))
+        assert gaps["72h"]["value"] == pytest.approx(ours - theirs)
+        gap = f"{abs(ours - theirs):.3f} {'above' if ours >= theirs else 'below'} {name}"
+        assert any(s.startswith("From 2025-01-21 on") and gap in s for s in sentences(beside))
+    assert len(later["pr_auc_above"]) == 2
 
 
 def test_assets_seen_in_training_are_told(recording: Recording, forecaster: TransformerForecaster) -> None:
