@@ -9,6 +9,9 @@ import torch
 from pm.errors import TrainingError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+BF16_WIDTH = 256
+"""A network narrower than this is slower in bf16 on a processor: casting costs more than its products save
+(`benchmarks.training --width` tells)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,15 @@ class Precision:
         return self.name == "fp16"
 
     @classmethod
-    def choose(cls, device: torch.device, wanted: str = "auto") -> Precision:
-        """What `device` does fast for `auto`, else what is wanted."""
+    def choose(cls, device: torch.device, wanted: str, width: int) -> Precision:
+        """What `device` does fast with a network of this width for `auto`, else what is wanted."""
         if wanted != "auto":
             return cls(wanted, "as configured")
         if device.type == "cuda":
             major, minor = torch.cuda.get_device_capability(device)
             return cls.for_cuda(torch.cuda.get_device_name(device), major, minor)
         if device.type == "cpu":
-            return cls.for_cpu(_cpu_has_bf16())
+            return cls.for_cpu(_cpu_has_bf16(), width)
         return cls("fp32", f"nothing is known of {device.type} devices")
 
     @classmethod
@@ -53,10 +56,13 @@ class Precision:
         return cls("fp32", f"{name} (capability {major}.{minor}) has no tensor cores")
 
     @classmethod
-    def for_cpu(cls, bf16: bool) -> Precision:
-        if bf16:
-            return cls("bf16", "this processor has bf16 units (AVX512-BF16 or AMX)")
-        return cls("fp32", "this processor has no bf16 units")
+    def for_cpu(cls, bf16: bool, width: int) -> Precision:
+        if not bf16:
+            return cls("fp32", "this processor has no bf16 units")
+        units = "this processor has bf16 units (AVX512-BF16 or AMX)"
+        if width < BF16_WIDTH:
+            return cls("fp32", f"{units}, which pay from a train.width of {BF16_WIDTH} on")
+        return cls("bf16", units)
 
 
 def choose_device(wanted: str) -> torch.device:

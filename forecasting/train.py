@@ -110,7 +110,8 @@ def fit(
     workers = execution.workers
     device = workers.device or choose_device(settings.device)
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    precision = Precision.choose(device, settings.precision)
+    width = settings.width if start_from is None else start_from.architecture.width
+    precision = Precision.choose(device, settings.precision, width)
     log.info("training on %s in %s: %s", device, precision.name, precision.why)
     grid = grid_of(_part(history, train_assets), schema, until=validation_from or until)
     labels = labels_of(grid)

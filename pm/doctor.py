@@ -146,7 +146,7 @@ def _accelerator(config: Config) -> str:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    precision = Precision.choose(device, config.train.precision)
+    precision = Precision.choose(device, config.train.precision, config.train.width)
     return f"{name}; training in {precision.name} because {precision.why}"
 
 

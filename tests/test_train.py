@@ -288,9 +288,11 @@ def test_precision_follows_the_gpu(name, major, minor, chosen):
 
 
 def test_precision_follows_the_processor_and_the_wish(plant, caplog):
-    assert Precision.for_cpu(True).name == "bf16"
-    assert Precision.for_cpu(False).name == "fp32"
-    assert Precision.choose(torch.device("cpu"), "fp16").name == "fp16"
+    assert Precision.for_cpu(True, 256).name == "bf16"
+    assert Precision.for_cpu(True, 128).name == "fp32"
+    assert "train.width of 256" in Precision.for_cpu(True, 128).why
+    assert Precision.for_cpu(False, 256).name == "fp32"
+    assert Precision.choose(torch.device("cpu"), "fp16", 128).name == "fp16"
     with caplog.at_level(logging.INFO, "forecasting.train"):
         trained(plant, TINY.model_copy(update={"epochs": 1}))
     assert "in fp32: this processor" in caplog.text or "in bf16: this processor" in caplog.text
