@@ -19,9 +19,9 @@ import numpy as np
 
 from benchmarks.__main__ import hardware
 from connectors.recordings import read
-from forecasting.metrics import average_precision, conditional
 from forecasting.predict import TransformerForecaster, load
-from pm.domain import History, parse_interval
+from pm.domain import REPORTED_HOURS, History, parse_interval
+from pm.outcomes import LATER, score_horizons
 from pm.training import followed
 
 
@@ -30,12 +30,10 @@ def scores(forecaster: TransformerForecaster, history: History, every: timedelta
     table = forecaster.forecast_grid(
         replace(history, readings=history.readings.assign(**dict.fromkeys(lost, np.nan))), every=every
     )
-    found, early, late = followed(table, history), table.probability(24), table.probability(72)
-    areas = []
-    for truth, probability in ((found.within(72), late), (found.within(72, after=24), conditional(early, late))):
-        known = (truth >= 0) & ~np.isnan(probability)
-        areas.append(average_precision(truth[known], probability[known]))
-    return [*areas, float(np.isnan(late).mean())]
+    probability = {hours: table.probability(hours) for hours in REPORTED_HOURS}
+    found = score_horizons(followed(table, history), probability, np.empty((0, len(table.assets))))
+    areas = (found[label].pr_auc.value for label in ("72h", LATER))
+    return [*(np.nan if area is None else area for area in areas), float(np.isnan(table.rul_hours).mean())]
 
 
 def main() -> None:

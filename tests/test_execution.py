@@ -40,8 +40,6 @@ from tests.forecasting_cases import START, TINY, worn_plant
 from tests.servers.programs import free_port
 
 ROOT = Path(__file__).parents[1]
-ROUNDING = 5e-4
-"""How far rounding may take a weight, half a step: Adam makes whole steps of gradients that are next to nothing."""
 
 TRAIN, VALIDATION = ("pump-0", "pump-1", "pump-2", "pump-3"), ("pump-4", "pump-5")
 STILL = TINY.model_copy(update={"point_dropout": 0.0, "epochs": 3, "snapshot": timedelta(0)})
@@ -222,7 +220,7 @@ def test_two_processes_equal_one_within_rounding(recording, tmp_path):
     alone, together = checkpoint.load(one), checkpoint.load(two)
     assert alone.metrics["epochs"] == together.metrics["epochs"] == 3
     for name, tensor in alone.weights.items():
-        torch.testing.assert_close(together.weights[name], tensor, atol=ROUNDING, rtol=5e-3, msg=name)
+        torch.testing.assert_close(together.weights[name], tensor, atol=2e-4, rtol=2e-3, msg=name)
     assert together.metrics["validation_nll"] == pytest.approx(alone.metrics["validation_nll"], abs=1e-4)
 
 
@@ -341,7 +339,7 @@ def test_a_compiled_network_learns_the_same(plant, monkeypatch):
     settings = STILL.model_copy(update={"epochs": 1})
     plain, compiled = trained(plant, settings), trained(plant, settings.model_copy(update={"compile": "on"}))
     for name, tensor in plain.weights.items():
-        torch.testing.assert_close(compiled.weights[name], tensor, atol=ROUNDING, rtol=5e-3)
+        torch.testing.assert_close(compiled.weights[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_training_of_a_changed_history_is_another(plant, tmp_path):
